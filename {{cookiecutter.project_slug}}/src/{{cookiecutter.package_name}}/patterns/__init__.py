@@ -1,0 +1,1 @@
+"""The shelf: every file here stands alone, and may be copied alone."""
