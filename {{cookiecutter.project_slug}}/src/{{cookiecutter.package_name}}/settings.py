@@ -67,7 +67,8 @@ class Settings(ApiSettings, BaseSettings):
     log_format: Literal["json", "console"] = by_env(dev="console", prod="json")
 
     jwt_jwks_url: HttpUrl | None = None
-    jwt_secret: SecretStr | None = Field(None, validate_default=True)
+    # Signs tokens (HS256) unless keys come from an issuer, and stream tickets in any case.
+    jwt_secret: SecretStr = Field(SecretStr(""), validate_default=True)
     jwt_issuer: str = Field("", validate_default=True)
     jwt_audience: str = Field("", validate_default=True)
     jwt_leeway: Annotated[float, Field(ge=0, le=60)] = 10
@@ -94,17 +95,12 @@ class Settings(ApiSettings, BaseSettings):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _strong(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        dev = info.data.get("env") != "prod"
-        if info.data.get("jwt_jwks_url") is not None:
-            if secret is not None and not dev:
-                raise ValueError("set this or APP_JWT_JWKS_URL: one kind of key is accepted")
-            return None
-        if secret is None:
-            if dev:
-                return SecretStr(secrets.token_hex(MIN_SECRET_BYTES))
-            raise ValueError("required, unless APP_JWT_JWKS_URL is set")
+    def _strong(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
         value = secret.get_secret_value()
+        if not value:
+            if info.data.get("jwt_jwks_url", ...) is None and info.data.get("env") == "prod":
+                raise ValueError("required, unless APP_JWT_JWKS_URL is set")
+            return SecretStr(secrets.token_hex(MIN_SECRET_BYTES))  # good for this process alone
         if len(value.encode()) < MIN_SECRET_BYTES:
             raise ValueError(f"shorter than {MIN_SECRET_BYTES} bytes; use `openssl rand -hex 32`")
         if any(piece in value.lower() for piece in WELL_KNOWN) or len(set(value)) < 8:

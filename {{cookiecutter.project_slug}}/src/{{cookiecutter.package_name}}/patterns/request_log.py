@@ -36,13 +36,14 @@ def request_log(
     *,
     fields: Callable[[web.Request], Mapping[str, object]] = lambda _: {},
     quiet: Callable[[web.Request], bool] = lambda _: False,
+    min_status: int = 0,
     encode: Callable[[Mapping[str, object]], bytes] = json_line,
 ) -> Middleware:
     """Write one encoded line a request when its handler is done, whatever became of it.
 
-    `fields` adds members (request id, subject, ...); a `quiet` request (a health probe) is left
-    out. The level is `error` for a 500, `warning` for a 502 to 504, else `info`: a client that
-    leaves is no error, its status is 499 as in nginx's log.
+    `fields` adds members (request id, subject, ...). A `quiet` request (a health probe) is left
+    out, and so is what ends below `min_status`. The level is `error` for a 500, `warning` for a
+    502 to 504, else `info`: a client that leaves is no error, its status is 499 as in nginx's log.
     """
 
     @web.middleware
@@ -62,7 +63,7 @@ def request_log(
             status = 500
             raise
         finally:
-            if not quiet(request):
+            if status >= min_status and not quiet(request):
                 line = _line(request, response, status, time.perf_counter() - started)
                 line.update(fields(request))
                 with contextlib.suppress(OSError):  # a closed pipe or full disk fails no request

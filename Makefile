@@ -1,0 +1,54 @@
+PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
+
+DEMO := build/demo
+TEST := build/test
+OLDEST := build/oldest
+SERVICE := {{cookiecutter.project_slug}}
+LOCK := $(TEST)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test matrix lint check lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO)/.installed ## Generate the default service into demo/ and run it on 127.0.0.1:8080
+	@rm -rf demo/my-service/src demo/my-service/tests
+	$(DEMO)/bin/cookiecutter --no-input --default-config --overwrite-if-exists --output-dir demo . >/dev/null
+	@$(MAKE) --no-print-directory -C demo/my-service install
+	@printf '\nOpen http://127.0.0.1:8080/ to see it live, http://127.0.0.1:8080/docs for its API.\nIn another shell: make -C demo/my-service tour\n\n'
+	@$(MAKE) --no-print-directory -C demo/my-service run
+
+test: $(TEST)/.installed $(OLDEST)/.installed ## Run the tests: the template's own and the generated services'
+	$(OLDEST)/bin/python -m pytest tests/test_answers.py tests/test_bake.py
+	$(TEST)/bin/python -m pytest
+
+matrix: $(TEST)/.installed ## Run what is generated on every Python, with uv and without (PYTHONS="...")
+	PYTHONS="$(PYTHONS)" $(TEST)/bin/python -m pytest -m matrix
+
+lint: $(TEST)/.installed ## Check the template's own hooks and tests: format, lint, types
+	$(TEST)/bin/ruff format --check hooks tests
+	$(TEST)/bin/ruff check hooks tests
+	$(TEST)/bin/mypy
+
+check: lint test ## Everything that CI runs
+
+lock: $(TEST)/.installed $(DEMO)/.installed ## Refresh the lock files, those of the service too
+	$(LOCK) --group pyproject.toml:demo --output-file requirements/demo.txt
+	$(LOCK) --group pyproject.toml:test --output-file requirements/test.txt
+	$(LOCK) --group pyproject.toml:oldest --output-file requirements/oldest.txt
+	$(DEMO)/bin/cookiecutter --no-input --default-config --overwrite-if-exists --output-dir build/lock . >/dev/null
+	@$(MAKE) --no-print-directory -C build/lock/my-service lock
+	cp build/lock/my-service/requirements/*.txt '$(SERVICE)/requirements/'
+
+clean: ## Remove what the others made
+	rm -rf build demo .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+build/%/.installed: requirements/%.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CPython 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@

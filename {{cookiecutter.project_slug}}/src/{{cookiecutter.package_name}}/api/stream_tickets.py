@@ -1,0 +1,35 @@
+"""Stream tickets: how a browser, which cannot set headers on a stream, opens one all the same."""
+
+from typing import Annotated
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..patterns.jwt_auth import CLAIMS, scope
+from ..patterns.request_parts import Body
+from ..patterns.typed_handlers import typed
+from .keys import TICKETS
+
+__all__ = ["issue_ticket"]
+
+
+class TicketRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=512)]
+
+
+class Ticket(BaseModel):
+    ticket: str
+    expires_in: int
+
+
+@scope()
+@typed
+async def issue_ticket(request: web.Request, body: Body[TicketRequest]) -> Ticket:
+    """Exchange the token for a ticket that opens one stream: send it as `?ticket=` on that path."""
+    claims, tickets = request[CLAIMS], request.app[TICKETS]
+    ticket = tickets.issue(
+        sub=claims.sub, scopes=claims.scopes, expires_at=claims.expires_at, path=body.path
+    )
+    return Ticket(ticket=ticket, expires_in=int(tickets.ttl))

@@ -1,0 +1,191 @@
+"""Composition root: read `create_app` from top to bottom, and you know where everything is."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from prometheus_client import CollectorRegistry
+
+from . import api
+from .api.keys import BROKER, DEV_TOKEN, HUB, STREAMS, TICKETS
+from .dev import dev_token
+from .operations import PROBES, operation_routes, show_numbers
+from .patterns.adaptive_limit import AdaptiveLimit
+from .patterns.backpressure import FixedLimit, Limit, Permits, backpressure
+from .patterns.body import bounded_body
+from .patterns.breaker import CircuitBreaker
+from .patterns.broker import MemoryBroker
+from .patterns.cheap_refusal import cheap_refusal
+from .patterns.client_session import SESSION, ClientLimits, ClientStats, client_session
+from .patterns.cors import cors_headers, cors_preflight
+from .patterns.drain import Drain
+from .patterns.errors import errors, note_started
+from .patterns.json_logging import console_line, json_line
+from .patterns.jwks import JWKS
+from .patterns.jwt_auth import AUTH_FAILURE, CLAIMS, Claims, jwt_auth
+from .patterns.jwt_verify import TokenPolicy, hs256_verifier, jwks_verifier
+from .patterns.loop_watch import LoopLag, watch_loop
+from .patterns.metrics import metrics
+from .patterns.request_id import identify, outbound_headers, request_id, send_request_id, trace
+from .patterns.request_log import request_log
+from .patterns.request_parts import READ_BODY
+from .patterns.retries import Retries
+from .patterns.security_headers import API_HEADERS, security_headers
+from .patterns.sse import Streams
+from .patterns.stream_tickets import StreamTickets
+from .patterns.token_cache import TokenCache
+from .patterns.websocket_hub import Hub
+from .settings import Settings
+
+__all__ = ["ADMIN", "DRAIN", "create_app"]
+
+Context = Callable[[web.Application], AbstractAsyncContextManager[None]]
+
+DRAIN = web.AppKey("drain", Drain)
+ADMIN = web.AppKey("admin", web.Application)
+
+
+def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Application:
+    """The service as `settings` describe it; `write` gets the request log, a line a call."""
+    app = web.Application(client_max_size=settings.max_body_bytes)
+    parts = _parts(settings, app)
+    app.middlewares.extend(
+        [  # Outermost first; tests/test_order.py holds this order.
+            _backpressure(parts),  # a refusal must cost next to nothing, so nothing precedes it
+            parts.drain.count,  # whatever is let in is waited for when the service stops
+            identify,  # all that follows can name the request
+            _request_log(settings, write),  # outside of whatever decides on the answer
+            metrics(parts.registry),  # likewise
+            errors(request_id=request_id),  # one shape for all that is raised further in
+            cors_preflight(settings.allowed_origins),  # browsers send it without a token
+            _auth(settings, app, parts),  # next to the handlers, whose marks it reads
+        ]
+    )
+    app.on_response_prepare.extend(
+        [  # The one place that sees every answer: errors, redirects, handshakes, streams.
+            send_request_id,
+            security_headers(),
+            cors_headers(settings.allowed_origins),
+            parts.drain.close_connections,
+            note_started,
+        ]
+    )
+    app.cleanup_ctx.extend(
+        [  # Entered in this order, left in reverse, after the drain.
+            watch_loop(parts.lag),
+            _client_session(parts),
+            *parts.contexts,
+        ]
+    )
+    api.mount(app, settings)
+    if settings.admin_port is None:
+        app.add_routes(parts.operations)
+    else:
+        app[ADMIN] = _admin_app(parts)
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What several of the steps of `create_app` need."""
+
+    permits: Permits
+    drain: Drain
+    checks: dict[str, Callable[[], bool]]
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    stats: ClientStats = field(default_factory=ClientStats)
+    lag: LoopLag = field(default_factory=LoopLag)
+    contexts: list[Context] = field(default_factory=list[Context])
+
+    @property
+    def operations(self) -> list[web.RouteDef]:
+        return operation_routes(self.registry, self.checks)
+
+
+def _parts(settings: Settings, app: web.Application) -> _Parts:
+    hub, streams = Hub(origins=settings.allowed_origins), Streams()
+    limit: Limit = FixedLimit(settings.max_concurrency)
+    if settings.adaptive_concurrency:
+        limit = adaptive = AdaptiveLimit(ceiling=settings.max_concurrency)
+        app.on_cleanup.append(adaptive.stop)
+    permits = Permits(limit, max_streams=settings.max_streams)
+    drain = Drain(
+        delay=settings.drain_delay,
+        timeout=settings.shutdown_timeout,
+        streams=[hub.drain, streams.drain],
+    )
+    app[DRAIN], app[HUB], app[STREAMS] = drain, hub, streams
+    app[BROKER] = MemoryBroker(history=settings.history)
+    app[READ_BODY] = bounded_body(
+        max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, waiting=permits.lent
+    )
+    parts = _Parts(permits, drain, {"serving": lambda: not drain.draining})
+    show_numbers(parts.registry, permits, hub, streams, stats=parts.stats, lag=parts.lag)
+    return parts
+
+
+def _admin_app(parts: _Parts) -> web.Application:
+    """Health and metrics by themselves, for a port that is not public."""
+    admin = web.Application(middlewares=[errors(request_id=request_id)])
+    admin.on_response_prepare.extend([send_request_id, security_headers(), note_started])
+    admin.add_routes(parts.operations)
+    return admin
+
+
+def _backpressure(parts: _Parts) -> Middleware:
+    refuse = cheap_refusal(
+        headers=API_HEADERS, request_id=request_id, draining=lambda: parts.drain.draining
+    )
+    return backpressure(parts.permits, refuse=refuse)
+
+
+def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middleware:
+    def fields(request: web.Request) -> dict[str, object]:
+        claims: Claims | None = request.get(CLAIMS)
+        line: dict[str, object] = {
+            "request_id": request_id(request),
+            "trace_id": trace(request).trace_id,
+            "sub": claims.sub if claims is not None else None,
+        }
+        return line | ({"auth": request[AUTH_FAILURE]} if AUTH_FAILURE in request else {})
+
+    return request_log(
+        write,
+        fields=fields,
+        quiet=lambda request: request.path in PROBES,
+        min_status=500 if settings.log_level in {"warning", "error"} else 0,
+        encode=console_line if settings.log_format == "console" else json_line,
+    )
+
+
+def _auth(settings: Settings, app: web.Application, parts: _Parts) -> Middleware:
+    secret = settings.jwt_secret.get_secret_value().encode()
+    policy = TokenPolicy(
+        issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway=settings.jwt_leeway
+    )
+    cache: TokenCache[Claims] = TokenCache(leeway=settings.jwt_leeway)
+    if settings.jwt_jwks_url is None:
+        verify = hs256_verifier(secret, policy)
+        if settings.env == "dev":
+            app[DEV_TOKEN] = partial(dev_token, settings)
+    else:
+        keys = JWKS(str(settings.jwt_jwks_url), lambda: app[SESSION], changed=cache.clear)
+        verify = jwks_verifier(keys, policy)
+        parts.contexts.append(asynccontextmanager(keys.background))
+        parts.checks["keys"] = lambda: keys.ready
+    app[TICKETS] = StreamTickets(secret, audience=settings.jwt_audience)
+    return jwt_auth(
+        verify=verify, realm=settings.jwt_audience, cache=cache, ticket=app[TICKETS].redeem
+    )
+
+
+def _client_session(parts: _Parts) -> Context:
+    return client_session(
+        ClientLimits(),
+        stats=parts.stats,
+        headers=outbound_headers,
+        middlewares=(Retries(), CircuitBreaker()),  # in this order each attempt is counted
+    )

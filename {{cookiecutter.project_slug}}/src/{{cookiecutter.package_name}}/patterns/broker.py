@@ -1,0 +1,185 @@
+"""Ordered events by topic, from any publisher to every subscriber, with a history to resume from.
+
+`Broker` is what streams may rely on; `MemoryBroker` keeps it inside one process. Ids have the shape
+of Redis Stream ids, `<ms>-<seq>`, and only grow, also across a restart: a client that comes back
+with an id from before it is told that there is a gap.
+
+Wiring::
+
+    broker = MemoryBroker(history=1000)
+
+    async def news(request: web.Request) -> web.Response:
+        event = await broker.publish("news", await request.read())
+        return web.Response(status=201, text=event.id)
+
+Needs: aiohttp>=3.14.4
+Order: none; it is no middleware.
+Not: delivery between processes, or a history that survives the process.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NamedTuple, Protocol
+
+__all__ = ["Backlog", "Broker", "Deliver", "Event", "MemoryBroker"]
+
+ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+BATCH = 200  # deliveries in one go: at about 5 us each this holds the loop for a millisecond
+LOGGER = logging.getLogger(__name__)
+
+
+class Event(NamedTuple):
+    id: str
+    payload: bytes
+
+
+class Backlog(NamedTuple):
+    """What a subscriber missed; `reset` when some of it is no longer kept, or its id is unknown.
+
+    `position` is the id to resume from if nothing else arrives.
+    """
+
+    events: Sequence[Event]
+    position: str
+    reset: bool
+
+
+# Called for one event after the other, in order. It is no coroutine: nobody can hold up the others.
+Deliver = Callable[[Event], None]
+
+
+class Broker(Protocol):
+    """Ids that are malformed or unknown are never an error: they reach back to nothing."""
+
+    async def publish(self, topic: str, payload: bytes) -> Event:
+        """Append to the topic; the answer bears the id."""
+        ...
+
+    async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
+        """The oldest kept events after `after`, and whether there are more."""
+        ...
+
+    def subscribe(
+        self, topic: str, deliver: Deliver, after: str | None = None
+    ) -> AbstractAsyncContextManager[Backlog]:
+        """Deliver while it is open; with `after`, the backlog ends where delivery begins."""
+        ...
+
+
+class _Topic:
+    def __init__(self, floor: tuple[int, int], history: int) -> None:
+        self.floor = floor  # every event of the topic with a greater id is still kept
+        self.events: deque[Event] = deque(maxlen=history)
+        self.count = 0
+        self.subscribers: dict[object, tuple[Deliver, int]] = {}
+        self.pending: deque[tuple[Event, int, asyncio.Future[None]]] = deque()
+        self.pump: asyncio.Task[None] | None = None
+
+
+class MemoryBroker:
+    """Keeps `history` events a topic, and at most `topics` topics unless more are listened to."""
+
+    def __init__(
+        self, *, history: int = 1000, topics: int = 10_000, now: Callable[[], float] = time.time
+    ) -> None:
+        self._history, self._limit, self._now = history, topics, now
+        self._last = self._floor = (int(now() * 1000), 0)
+        self._topics: dict[str, _Topic] = {}
+
+    async def publish(self, topic: str, payload: bytes) -> Event:
+        """Append and deliver. The publisher waits for a long delivery: that is the backpressure."""
+        state = self._open(topic)
+        milliseconds = int(self._now() * 1000)
+        ms, seq = self._last
+        self._last = (milliseconds, 0) if milliseconds > ms else (ms, seq + 1)
+        event = Event(_text(self._last), payload)
+        if len(state.events) == self._history:
+            state.floor = _key(state.events[0].id)
+        state.events.append(event)
+        state.count += 1
+        if state.pump is None and len(state.subscribers) <= BATCH:
+            for deliver, _ in tuple(state.subscribers.values()):
+                _deliver(deliver, event)
+            return event
+        # In a task of its own, so that a publisher that is cancelled leaves nobody without.
+        done = asyncio.get_running_loop().create_future()
+        state.pending.append((event, state.count, done))
+        state.pump = state.pump or asyncio.create_task(_pump(state))
+        await done
+        return event
+
+    async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
+        events = self._after(topic, _key(after))
+        return events[:limit], len(events) > limit
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str, deliver: Deliver, after: str | None = None
+    ) -> AsyncGenerator[Backlog, None]:
+        state, key, token = self._open(topic), _key(after), object()
+        reset = after is not None and not state.floor <= key <= self._last
+        events = [] if after is None else self._after(topic, (0, 0) if reset else key)
+        state.subscribers[token] = (deliver, state.count)
+        try:
+            yield Backlog(events, _text(self._last), reset)
+        finally:
+            del state.subscribers[token]
+            if not state.events and not state.subscribers:
+                self._topics.pop(topic, None)
+
+    def _after(self, topic: str, key: tuple[int, int]) -> list[Event]:
+        state = self._topics.get(topic)
+        if state is None:
+            return []
+        begin = bisect_right(state.events, key, key=lambda event: _key(event.id))
+        return list(state.events)[begin:]
+
+    def _open(self, topic: str) -> _Topic:
+        # Taken out and put back: the dict is ordered by last use.
+        state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
+        if len(self._topics) >= self._limit:
+            self._forget()
+        self._topics[topic] = state
+        return state
+
+    def _forget(self) -> None:
+        idle = (name for name, t in self._topics.items() if not (t.subscribers or t.pending))
+        if (name := next(idle, None)) is not None:
+            events = self._topics.pop(name).events
+            self._floor = max(self._floor, _key(events[-1].id))
+
+
+async def _pump(state: _Topic) -> None:
+    while state.pending:
+        event, number, done = state.pending.popleft()
+        for index, (token, (deliver, since)) in enumerate(tuple(state.subscribers.items()), 1):
+            # Whoever came after the event has it from the backlog; whoever left wants none.
+            if since < number and token in state.subscribers:
+                _deliver(deliver, event)
+            if index % BATCH == 0:
+                await asyncio.sleep(0)
+        if not done.done():
+            done.set_result(None)
+    state.pump = None
+
+
+def _deliver(deliver: Deliver, event: Event) -> None:
+    try:
+        deliver(event)
+    except Exception:
+        LOGGER.exception("a subscriber failed to take an event")
+
+
+def _key(text: str | None) -> tuple[int, int]:
+    parts = ID.fullmatch(text) if text else None
+    return (int(parts[1]), int(parts[2])) if parts else (-1, -1)
+
+
+def _text(key: tuple[int, int]) -> str:
+    return f"{key[0]}-{key[1]}"

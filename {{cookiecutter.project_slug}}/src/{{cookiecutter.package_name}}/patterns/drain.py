@@ -1,0 +1,189 @@
+"""Serve until SIGTERM or SIGINT, then stop without breaking a promise to any client.
+
+Once aiohttp's own cleanup begins it drops every inbound byte, waits its timeout twice, and an
+exception in `on_shutdown` skips the rest. So all the waiting is done here, before that cleanup.
+
+Wiring::
+
+    drain = Drain(delay=5, timeout=10, streams=[end_streams])
+    app.middlewares.append(drain.count)
+    app.on_response_prepare.append(drain.close_connections)
+
+    def main() -> None:
+        asyncio.run(drain.serve(app, Listen(port=8080)))
+
+Needs: aiohttp>=3.14.4
+Order: `count` where it sees every request that must finish; readiness asks `drain.draining`.
+Not: a bound on the time that cleanup contexts take; a supervisor's SIGKILL is for those.
+"""
+
+import asyncio
+import inspect
+import logging
+import signal
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+__all__ = ["Drain", "Listen"]
+
+LOGGER = logging.getLogger(__name__)
+LAST = 0.25  # seconds for what is cut off to leave; aiohttp waits them twice, and 0 for ever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where to listen, and how; `options` go to aiohttp's request handlers."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    ssl_context: ssl.SSLContext | None = None
+    reuse_port: bool | None = None
+    backlog: int = 1024
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(kw_only=True, eq=False)
+class Drain:
+    """How one process stops: within `delay` + `timeout` + 2 seconds, whatever its clients do.
+
+    Each of `streams` is awaited with the seconds it may take. A second signal skips the waiting.
+    """
+
+    delay: float = 5.0  # seconds of serving on, until balancers have seen the readiness
+    timeout: float = 10.0  # seconds for requests and streams to end
+    streams: Sequence[Callable[[float], Awaitable[None]]] = ()
+    draining: bool = field(default=False, init=False)
+    in_flight: int = field(default=0, init=False)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    @web.middleware
+    async def count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.in_flight += 1
+        try:
+            return await handler(request)
+        finally:
+            self.in_flight -= 1
+
+    async def close_connections(self, request: web.Request, response: web.StreamResponse) -> None:
+        """`on_response_prepare` callback: what a draining server answers ends the connection."""
+        if self.draining and response.status != 101:
+            response.headers["Connection"] = "close"
+            response.force_close()
+
+    def stop(self) -> None:
+        """What a signal does: begin to drain; when that has begun, skip its waiting."""
+        (self._hurry if self.draining else self._asked).set()
+        self.draining = True
+
+    async def serve(
+        self,
+        app: web.Application,
+        listen: Listen,
+        *,
+        admin: tuple[web.Application, Listen] | None = None,
+        on_listening: Callable[[Sequence[str]], None] = lambda urls: None,
+    ) -> None:
+        """Serve until a signal has been obeyed; `on_listening` gets the URLs, the admin's last.
+
+        Raises OSError when an address is taken, TypeError for an unknown option, and what starting
+        or stopping the applications raises; in each case after all cleanup has run.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_signals(self.stop))
+            # First in, last out: the admin port answers until everything else has ended.
+            others = [await stack.enter_async_context(_running(*admin))] if admin else []
+            runner = await stack.enter_async_context(_running(app, listen))
+            on_listening([site.name for each in (runner, *others) for site in each.sites])
+            await self._asked.wait()
+            # 1. Readiness says no, and new connections are still served: balancers lag behind.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self.delay)
+            # 2. Nobody new.
+            await _close_listeners(runner)
+            # 3. Streams are ended, requests and uploads end, while their bytes still arrive.
+            ending = asyncio.create_task(self._end(runner))
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait({ending, hurry}, timeout=self.timeout, return_when="FIRST_COMPLETED")
+            ending.cancel()
+            hurry.cancel()
+            await asyncio.wait({ending, hurry})
+            # 4. What is left is cut off, and the contexts close: see _running.
+
+    async def _end(self, runner: web.AppRunner) -> None:
+        ends = (end(self.timeout / 2) for end in self.streams)
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(error, Exception):
+                LOGGER.error("streams did not end", exc_info=error)
+        while self.in_flight or _unsent(runner):  # noqa: ASYNC110  # nothing tells of a sent byte
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _running(app: web.Application, listen: Listen) -> AsyncGenerator[web.AppRunner, None]:
+    known = {*inspect.signature(web.RequestHandler).parameters, "handler_cancellation"}
+    if unknown := listen.options.keys() - known:
+        # aiohttp would drop all options of every connection, with a warning for each.
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+    options: dict[str, Any] = {"keepalive_timeout": 75.0, "access_log": None, **listen.options}
+    runner = web.AppRunner(app, handle_signals=False, **options)
+    # The steps of runner.cleanup(), last one first, but each runs whatever the others do.
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(app.cleanup)
+        await runner.setup()
+        server = runner.server
+        assert server is not None  # noqa: S101  # after setup() there is one
+        stack.push_async_callback(asyncio.sleep, 0.01)  # who was cancelled leaves before contexts
+        stack.push_async_callback(server.shutdown, LAST)
+        stack.push_async_callback(_bounded, app.shutdown)
+        stack.callback(server.pre_shutdown)
+        stack.push_async_callback(_close_listeners, runner)
+        site = web.TCPSite(
+            runner,
+            listen.host,
+            listen.port,
+            ssl_context=listen.ssl_context,
+            reuse_port=listen.reuse_port,
+            backlog=listen.backlog,
+        )
+        await site.start()
+        yield runner
+
+
+async def _bounded(shutdown: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(2 * LAST):
+        await shutdown()
+
+
+async def _close_listeners(runner: web.AppRunner) -> None:
+    for site in runner.sites:
+        await site.stop()
+    await asyncio.sleep(0)  # lets what has been accepted reach its handler
+
+
+def _unsent(runner: web.AppRunner) -> bool:
+    # An answer that a slow client is still reading; its handler has returned long ago.
+    connections = runner.server.connections if runner.server is not None else []
+    transports = (connection.transport for connection in connections)
+    return any(t is not None and t.get_write_buffer_size() for t in transports)
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Generator[None, None, None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    with suppress(NotImplementedError):  # on Windows the interpreter's own Ctrl-C has to do
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError):
+            for number in numbers:
+                loop.remove_signal_handler(number)

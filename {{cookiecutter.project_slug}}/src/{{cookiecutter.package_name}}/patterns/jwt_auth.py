@@ -1,0 +1,198 @@
+"""Bearer tokens: every route needs one, and the exceptions are marked on the handlers themselves.
+
+A list of public path prefixes is walked around by the next route that happens to begin like one;
+here a route without a mark needs a token, so forgetting the mark locks a door, never opens it.
+
+Wiring::
+
+    app.middlewares.append(jwt_auth(verify=verify, realm="my-service"))
+    app.router.add_get("/me", me)
+    app.router.add_get("/reports", scope("reports:read")(reports))
+    app.router.add_get("/livez", public(livez))
+
+Needs: aiohttp>=3.14.4
+Order: inside errors (which formats the 401) and CORS (which answers preflights), last of all.
+Not: verification, cache and tickets, which are passed in (`jwt_verify.py`, `token_cache.py`,
+    `stream_tickets.py`). A partial, or a decorator without `functools.wraps`, loses the marks.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, cast
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+__all__ = [
+    "AUTH_FAILURE",
+    "CLAIMS",
+    "Claims",
+    "jwt_auth",
+    "public",
+    "required_scopes",
+    "scope",
+    "ticketed",
+]
+
+Marked = TypeVar("Marked", bound=Callable[..., object])
+# Token, or ticket and path, -> verified payload; ValueError with a reason for the log, no secret.
+Verify = Callable[[str], Awaitable[Mapping[str, object]]]
+Redeem = Callable[[str, str], Mapping[str, object]]
+
+SCOPES, TICKETED = "__auth_scopes__", "__auth_ticketed__"
+ANY_TOKEN: frozenset[str] = frozenset()
+MAX_CREDENTIALS = 8192  # refused before anything is decoded
+TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
+SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3, one scope-token
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Who is asking. `expires_at` is in Unix seconds; `payload` holds every verified claim."""
+
+    sub: str
+    scopes: frozenset[str]
+    expires_at: float
+    payload: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
+
+
+class Cache(Protocol):
+    """Remembers verified tokens, and forgets them itself when they end."""
+
+    def get(self, token: str) -> Claims | None: ...
+    def put(self, token: str, value: Claims, expires_at: float) -> None: ...
+
+
+CLAIMS = web.RequestKey("claims", Claims)
+AUTH_FAILURE = web.RequestKey("auth_failure", str)  # why a request was refused, for the log only
+
+
+def public(handler: Marked) -> Marked:
+    """Mark a handler, a class-based view or one of its methods as open to everybody."""
+    return _marked(handler, None)
+
+
+def scope(*names: str) -> Callable[[Marked], Marked]:
+    """Mark a handler as needing all of these scopes; `scope()` alone means any valid token."""
+    if not all(SCOPE.fullmatch(name) for name in names):
+        raise ValueError(f"not scopes by RFC 6749 section 3.3: {names}")
+    return lambda handler: _marked(handler, frozenset(names))
+
+
+def ticketed(handler: Marked) -> Marked:
+    """Let browsers, which cannot set headers on streams, bring `?ticket=` instead of a token."""
+    setattr(handler, TICKETED, True)
+    return handler
+
+
+def required_scopes(handler: object, method: str = "GET") -> frozenset[str] | None:
+    """The scopes a route's handler needs, empty for any valid token, None when it is public."""
+    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, ANY_TOKEN))
+
+
+def jwt_auth(
+    *, verify: Verify, realm: str, cache: Cache | None = None, ticket: Redeem | None = None
+) -> Middleware:
+    """Let a request through with `CLAIMS` set, or raise 401 or 403 as RFC 6750 section 3 says.
+
+    Whatever the Authorization header holds, the answer is a 401 that tells the client no reason;
+    `AUTH_FAILURE` tells the log. An HTTP exception of `verify` (503: no keys yet) passes through.
+    """
+    challenge = f"Bearer realm={json.dumps(realm)}"  # whose escapes a quoted-string allows
+
+    async def authenticate(request: web.Request) -> Claims | None:
+        token = _bearer(request)
+        if ticket is not None and (offered := _ticket(request, token)) is not None:
+            return _claims(ticket(offered, request.rel_url.raw_path))
+        if token is None or cache is None:
+            return None if token is None else _claims(await verify(token))
+        claims = cache.get(token)
+        if claims is None:
+            claims = _claims(await verify(token))
+            cache.put(token, claims, claims.expires_at)
+        return claims
+
+    @web.middleware
+    async def auth(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # No route matched: 404 and 405 need no token. They tell nothing but the list of routes,
+        # which the OpenAPI document holds, and a client with a typo is not sent to log in.
+        match = request.match_info
+        needed = required_scopes(match.handler, request.method)
+        if needed is None or match.http_exception is not None:
+            return await handler(request)
+        try:
+            claims = await authenticate(request)
+        except ValueError as error:
+            raise _refusal(request, str(error), f'{challenge}, error="invalid_token"') from None
+        if claims is None:  # RFC 6750 section 3.1: no error code for a client that brought nothing
+            raise _refusal(request, "missing", challenge)
+        request[CLAIMS] = claims
+        if not needed <= claims.scopes:
+            lacking = f'error="insufficient_scope", scope="{" ".join(sorted(needed))}"'
+            raise _refusal(request, "scope", f"{challenge}, {lacking}", known=True)
+        return await handler(request)
+
+    return auth
+
+
+def _bearer(request: web.Request) -> str | None:
+    """The token in the header; another scheme counts as none (RFC 6750 section 3.1)."""
+    values = request.headers.getall("Authorization", [""])
+    if len(values) > 1:
+        raise ValueError("several Authorization headers")
+    scheme, _, credentials = values[0].partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    token = credentials.lstrip(" ")
+    if len(token) > MAX_CREDENTIALS or not TOKEN68.fullmatch(token):
+        raise ValueError("malformed credentials")
+    return token
+
+
+def _ticket(request: web.Request, token: str | None) -> str | None:
+    """The ticket, on routes that take one; elsewhere `?ticket=` is any other query parameter."""
+    if not _mark(request.match_info.handler, request.method, TICKETED, False):
+        return None
+    tickets = request.query.getall("ticket", [])
+    if len(tickets) + (token is not None) > 1:  # RFC 6750 section 2: one method only
+        raise ValueError("ambiguous credentials")
+    return tickets[0] if tickets else None
+
+
+def _claims(payload: Mapping[str, object]) -> Claims:
+    sub, scopes, expires_at = payload.get("sub"), payload.get("scope", ""), payload.get("exp")
+    # Not printable are also lone surrogates, which JSON can carry and no log line can encode.
+    if not isinstance(sub, str) or not sub or not sub.isprintable():
+        raise ValueError("bad sub")
+    if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
+        raise ValueError("bad exp")  # noqa: TRY004  # a bad token, not a programming error
+    names = scopes.split(" ") if isinstance(scopes, str) and scopes else []
+    if not isinstance(scopes, str) or not all(SCOPE.fullmatch(name) for name in names):
+        raise ValueError("bad scope")
+    return Claims(sub, frozenset(names), expires_at, payload)
+
+
+def _marked(handler: Marked, scopes: frozenset[str] | None) -> Marked:
+    """Two `scope` marks add up; `public` beside `scope` is a contradiction, refused at import."""
+    known: frozenset[str] | None = vars(handler).get(SCOPES, scopes)
+    if (known is None) != (scopes is None):
+        raise ValueError(f"both public and scoped: {handler!r}")
+    setattr(handler, SCOPES, None if known is None or scopes is None else known | scopes)
+    return handler
+
+
+def _mark(handler: object, method: str, name: str, default: object) -> object:
+    """What the handler is marked with; in a class-based view the method's own mark wins."""
+    if isinstance(handler, type):
+        default = getattr(handler, name, default)
+        handler = getattr(handler, method.lower(), None)
+    return getattr(handler, name, default)
+
+
+def _refusal(request: web.Request, why: str, challenge: str, known: bool = False) -> web.HTTPError:
+    request[AUTH_FAILURE] = why
+    kind = web.HTTPForbidden if known else web.HTTPUnauthorized
+    text = "A bearer token that is valid here is required."
+    return kind(headers={"WWW-Authenticate": challenge}, text=text)

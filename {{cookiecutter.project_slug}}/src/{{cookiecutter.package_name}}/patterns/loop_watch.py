@@ -1,0 +1,117 @@
+"""Loop watch: how late the event loop runs, and the name of the route that blocks it.
+
+One handler that computes, or waits without `await`, stops all others, and health checks. Another
+thread can look while that happens: it reads the stack of the loop, and requests pay nothing.
+
+Wiring::
+
+    lag = LoopLag()
+    app.cleanup_ctx.append(watch_loop(lag))
+
+Needs: aiohttp>=3.14.4
+Order: a cleanup context, the first of them. Show `lag.worst` and `lag.blocked` as metrics.
+Not: a profiler. Of code that holds the interpreter's lock throughout (a regular expression, say)
+    the stack is read just after; short blocks in a row are `lag.worst`, not a warning.
+"""
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from sys import _current_frames  # pyright: ignore[reportPrivateUsage]  # documented all the same
+from threading import get_ident
+from types import CodeType, FrameType
+
+from aiohttp import hdrs, web
+
+__all__ = ["LoopLag", "watch_loop"]
+
+logger = logging.getLogger(__name__)
+
+
+class LoopLag:
+    """Numbers for gauges: `worst` is the longest delay of the last beats, in seconds."""
+
+    def __init__(self, beats: int = 150) -> None:
+        self.recent = deque([0.0], maxlen=beats)
+        self.beat = time.monotonic()
+        self.blocked = 0
+
+    @property
+    def worst(self) -> float:
+        return max(self.recent)
+
+
+def watch_loop(
+    lag: LoopLag, *, every: float = 0.1, warn_after: float = 0.25, quiet: float = 10.0
+) -> Callable[[web.Application], AbstractAsyncContextManager[None]]:
+    """Measure the delay `every` so many seconds; warn of a block longer than `warn_after`.
+
+    There is one line a block at most, and none for `quiet` seconds after another; all are counted.
+    """
+
+    @asynccontextmanager
+    async def watched(app: web.Application) -> AsyncGenerator[None]:
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        timer: asyncio.TimerHandle
+
+        def tick(due: float) -> None:
+            nonlocal timer
+            lag.recent.append(max(0.0, loop.time() - due))
+            lag.beat = time.monotonic()
+            timer = loop.call_later(every, tick, loop.time() + every)
+
+        timer = loop.call_later(0, tick, loop.time())
+        lag.beat = time.monotonic()
+        watcher = threading.Thread(target=look, args=(stop, get_ident(), _routes(app)), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            stop.set()
+            watcher.join()
+
+    def look(stop: threading.Event, loop_thread: int, routes: Mapping[CodeType, str]) -> None:
+        seen, silent_until = 0.0, 0.0
+        while not stop.wait(every):
+            beat, now = lag.beat, time.monotonic()
+            if now - beat < warn_after + every or beat == seen:
+                continue
+            seen = beat
+            lag.blocked += 1
+            if now >= silent_until:
+                silent_until = now + quiet
+                who = _who(_current_frames()[loop_thread], routes)
+                logger.warning("event loop blocked for %.2f s by %s", now - beat, who)
+
+    return watched
+
+
+def _routes(app: web.Application) -> dict[CodeType, str]:
+    """The route of every handler's code, decorators looked through."""
+    found: dict[CodeType, str] = {}
+    for route in app.router.routes():
+        handler, resource = route.handler, route.resource
+        methods = [getattr(handler, name.lower(), None) for name in hdrs.METH_ALL]
+        for function in methods if isinstance(handler, type) else [handler]:
+            code = getattr(inspect.unwrap(function), "__code__", None) if function else None
+            if code is not None and resource is not None:
+                found.setdefault(code, resource.canonical)
+    return found
+
+
+def _who(frame: FrameType, routes: Mapping[CodeType, str]) -> str:
+    code = frame.f_code
+    where = f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+    caller: FrameType | None = frame
+    while caller is not None:
+        if caller.f_code in routes:
+            return f"{routes[caller.f_code]}, in {where}"
+        caller = caller.f_back
+    return f"no route, in {where}"

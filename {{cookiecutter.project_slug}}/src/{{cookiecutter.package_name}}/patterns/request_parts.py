@@ -1,0 +1,157 @@
+"""The parts of a request that a typed handler takes: path, query, headers, and a JSON or form body.
+
+aiohttp hands out text and leaves the cases to the handler: a parameter twice, bad UTF-8, `NaN`,
+ten thousand brackets, a form where JSON was asked for.
+
+Wiring::
+
+    app[READ_BODY] = web.Request.read
+    @typed
+    async def add(shelf: Path[str], book: Body[Book], copies: Query[int] = 1) -> None: ...
+    app.router.add_post("/shelves/{shelf}", add)
+
+Needs: aiohttp>=3.14.4, pydantic>=2.12
+Order: read by a handler, so after authentication. `typed` is in `typed_handlers.py`.
+Not: multipart, and limits on a body's size and time: put a reader that has them under `READ_BODY`.
+    Query parameters that nobody asks for are ignored.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+from urllib.parse import parse_qs
+
+from aiohttp import web
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+__all__ = ["READ_BODY", "Body", "Form", "Header", "Name", "Path", "Query"]
+
+T = TypeVar("T")
+Read = Callable[[web.Request], Awaitable[object]]
+Decode = Callable[[bytes], object]
+
+READ_BODY: web.AppKey[Callable[[web.Request], Awaitable[bytes]]] = web.AppKey("read_body")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`name` in a place, or when it has a `media_type`, the body.
+
+    `read` raises LookupError when a request has none, ValidationError when it is not what was
+    annotated, and of a body 400 when it is broken or not UTF-8, and 415 for another type.
+    """
+
+    place: str
+    name: str
+    media_type: str
+    adapter: TypeAdapter[object]
+    read: Read
+
+
+class Name(str):
+    """What a parameter is called in the request: Header[Annotated[str, Name("If-Match")]]."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    place: str
+
+    def part(self, parameter: str, annotation: type[object]) -> Part:
+        own = parameter.replace("_", "-") if self.place == "header" else parameter
+        name = next((each for each in get_args(annotation) if isinstance(each, Name)), own)
+        adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+        validate, many = adapter.validator.validate_python, _is_list(adapter.json_schema())
+
+        async def read(request: web.Request) -> object:
+            if self.place == "path":
+                return validate(request.match_info[name])
+            source = request.query if self.place == "query" else request.headers
+            # Bytes of a header that are not UTF-8 come as text that nothing can encode again.
+            found = [text.encode(errors="replace").decode() for text in source.getall(name)]
+            return validate(found if many or len(found) > 1 else found[0])
+
+        return Part(self.place, name, "", adapter, read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    media_type: str
+    decoder: Callable[[TypeAdapter[object]], Decode]
+
+    def part(self, parameter: str, annotation: type[object]) -> Part:
+        adapter = TypeAdapter(annotation)
+        decode = self.decoder(adapter)
+
+        async def read(request: web.Request) -> object:
+            data = await _body(request, self.media_type)
+            try:
+                return decode(data)
+            except ValueError as error:
+                if isinstance(error, ValidationError) and not _is_broken(error):
+                    raise
+                text = f"The body is not valid {self.media_type} in UTF-8."
+                raise web.HTTPBadRequest(text=text) from None
+
+        return Part("body", "", self.media_type, adapter, read)
+
+
+async def _body(request: web.Request, wanted: str) -> bytes:
+    data = b""
+    if request.body_exists:
+        kind = request.content_type
+        right = kind == wanted or (kind.endswith("+json") and wanted.endswith("/json"))
+        if not right or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+            text, accept = f"The body has to be {wanted} in UTF-8.", {"Accept": wanted}
+            raise web.HTTPUnsupportedMediaType(text=text, headers=accept)
+        read = request.config_dict.get(READ_BODY)
+        data = await (request.read() if read is None else read(request))
+    if not data:
+        raise LookupError("no body")
+    return data
+
+
+def _json(adapter: TypeAdapter[object]) -> Decode:
+    """Strict, so that what the schema says holds: "1" is no integer, and NaN is not JSON."""
+    validate = adapter.validator.validate_json
+
+    def decode(data: bytes) -> object:
+        if b"NaN" in data or b"Infinity" in data:
+            from_json(data, allow_inf_nan=False)
+        return validate(data, strict=True)
+
+    return decode
+
+
+def _form(adapter: TypeAdapter[object]) -> Decode:
+    validate = adapter.validator.validate_python
+    schema = adapter.json_schema()
+    schema = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], schema)
+    lists = {name for name, each in schema.get("properties", {}).items() if _is_list(each)}
+
+    def decode(data: bytes) -> object:
+        text = data.decode()
+        found = parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
+        return validate({n: v if n in lists or len(v) > 1 else v[0] for n, v in found.items()})
+
+    return decode
+
+
+def _is_broken(error: ValidationError) -> bool:
+    first = error.errors()[0] if error.error_count() == 1 else {"type": "", "loc": ()}
+    return first["type"] == "json_invalid" and not first["loc"]
+
+
+def _is_list(schema: Mapping[str, Any]) -> bool:
+    return schema.get("type") == "array" or any(_is_list(each) for each in schema.get("anyOf", []))
+
+
+# Each takes a type, with constraints in Annotated[int, Field(ge=1)]. A header is named like its
+# parameter, with hyphens; `Name` renames any. A list is a parameter that may be repeated.
+Path: TypeAlias = Annotated[T, _Text("path")]
+Query: TypeAlias = Annotated[T, _Text("query")]
+Header: TypeAlias = Annotated[T, _Text("header")]
+Body: TypeAlias = Annotated[T, _Document("application/json", _json)]
+Form: TypeAlias = Annotated[T, _Document("application/x-www-form-urlencoded", _form)]

@@ -1,0 +1,72 @@
+"""Verified tokens, remembered: a signature check costs more than the rest of a request does.
+
+An entry lives at most `ttl` seconds and never past the token's own end. Only verified tokens are
+put in, so a stranger can neither fill the cache nor learn anything from it.
+
+Wiring::
+
+    cache = TokenCache(leeway=10)
+    app.middlewares.append(jwt_auth(verify=verify, realm="my-service", cache=cache))
+
+Needs: the standard library
+Order: none; the auth middleware asks it before it verifies.
+Not: revocation before `ttl`, except by `clear()`, which is for a change of keys.
+"""
+
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Generic, TypeVar
+
+__all__ = ["TokenCache"]
+
+T = TypeVar("T")
+
+
+class TokenCache(Generic[T]):
+    """At most `size` values by token, the oldest leaving first; `leeway` is the verifier's."""
+
+    def __init__(
+        self,
+        *,
+        leeway: float = 0.0,
+        size: int = 1024,
+        ttl: float = 60.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._leeway, self._size, self._ttl, self._now = leeway, size, ttl, now
+        # By digest: the text of a token in memory is a credential in every core dump.
+        self._entries: dict[bytes, tuple[T, float, float]] = {}
+        self.hits = self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, token: str) -> T | None:
+        """The value put for this very token, or None when there is none that is still good."""
+        key = _digest(token)
+        entry = self._entries.get(key)
+        if entry is not None:
+            value, stored, until = entry
+            if stored <= self._now() < until:  # a clock that was set back prolongs nothing
+                self.hits += 1
+                return value
+            del self._entries[key]
+        self.misses += 1
+        return None
+
+    def put(self, token: str, value: T, expires_at: float) -> None:
+        """Remember a verified token; `expires_at` is its `exp`, in Unix seconds."""
+        now, key = self._now(), _digest(token)
+        self._entries.pop(key, None)
+        if len(self._entries) >= self._size:
+            del self._entries[next(iter(self._entries))]
+        self._entries[key] = (value, now, min(now + self._ttl, expires_at + self._leeway))
+
+    def clear(self) -> None:
+        """Forget everything: keys changed, so what the old ones signed is verified again."""
+        self._entries.clear()
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,195 @@
+"""Typed handlers: what a handler takes and gives is what its annotations say.
+
+By hand every handler parses, refuses and encodes a little differently, and one that forgets a
+case answers 500 to a client's mistake.
+
+Wiring::
+
+    @typed
+    async def add(shelf: Path[str], book: Body[Book]) -> Reply[Book, Literal[201]]:
+        return Reply(book, 201, {"Location": f"/shelves/{shelf}"})
+    app.router.add_post("/shelves/{shelf}", add)
+
+Needs: aiohttp>=3.14.4, pydantic>=2.12
+Order: the handler itself, inside every middleware. Marks work above and below `@typed`.
+Not: reading requests. `Path`, `Query`, `Header`, `Body` and `Form` are in `request_parts.py`; a
+    `Source` of your own works as well, say to be handed the caller.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from types import NoneType
+from typing import Generic, NamedTuple, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import TypeAdapter, ValidationError
+
+__all__ = ["InvalidRequest", "Part", "Reply", "Source", "operation", "typed", "validation_errors"]
+
+T = TypeVar("T")
+Status = TypeVar("Status", bound=int)
+Errors = list[dict[str, object]]
+
+OPERATION = "__typed_operation__"
+MAX_ERRORS = 100  # a body of 1 MiB can hold half a million mistakes
+MUTED = {  # the messages that pydantic makes out of a piece of the input
+    "union_tag_invalid": "Input should have one of the expected tags",
+    "uuid_parsing": "Input should be a valid UUID",
+}
+
+
+class Part(Protocol):
+    """What a parameter is taken from: a `name` in a `place` or, with a `media_type`, the body.
+
+    `read` raises LookupError when a request has no such part, ValidationError, or HTTPException.
+    """
+
+    place: str
+    name: str
+    media_type: str
+    adapter: TypeAdapter[object]
+    read: Callable[[web.Request], Awaitable[object]]
+
+
+class Source(Protocol):
+    """The mark in Annotated[T, mark] that knows the part for a parameter."""
+
+    def part(self, parameter: str, annotation: type[object]) -> Part: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T, Status]):
+    """An answer with a status, one of those that the annotation declares, and with headers."""
+
+    value: T
+    status: Status
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Operation(NamedTuple):
+    """What a typed handler takes, by the names of its parameters, and gives.
+
+    `defaults` hold the parts that may be absent. Without a `response` an answer is empty; without
+    `statuses` the handler answers with a stream, or a response, of its own.
+    """
+
+    doc: str
+    parts: Mapping[str, Part]
+    defaults: Mapping[str, object]
+    response: TypeAdapter[object] | None
+    statuses: tuple[int, ...]
+
+
+class InvalidRequest(web.HTTPUnprocessableEntity):
+    """422 whose `problem` holds `errors`, each with `loc`, `msg` and `type`."""
+
+    def __init__(self, errors: Errors) -> None:
+        super().__init__(text="The request is not what this operation takes.")
+        self.problem = {"errors": errors}
+
+
+def operation(handler: object, method: str = "GET") -> Operation | None:
+    """What `typed` knows of a handler, or of a class-based view's method; None for any other."""
+    if isinstance(handler, type):
+        handler = getattr(handler, method.lower(), None)
+    described: Operation | None = getattr(handler, OPERATION, None)
+    return described
+
+
+def validation_errors(place: str, error: ValidationError, name: str = "") -> Errors:
+    """What to publish of `error`: where, what and which kind; never the input, and not too much."""
+    loc = [place, name] if name else [place]
+    if error.error_count() > MAX_ERRORS:
+        return [{"loc": loc, "msg": "Too many errors to name", "type": "too_many_errors"}]
+    return [
+        {
+            "loc": [*loc, *(key[:64] if isinstance(key, str) else key for key in each["loc"])],
+            "msg": MUTED.get(each["type"], each["msg"]),
+            "type": each["type"],
+        }
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def typed(handler: Callable[..., Awaitable[object]]) -> Handler:
+    """Call the handler with what it is annotated to take, and encode what it returns as JSON.
+
+    Raises `InvalidRequest` with the errors of all parts at once: where, what and which kind, never
+    the input. The status is 200, 204 for None, or that of a `Reply`. A StreamResponse passes
+    through. An answer unlike its annotation is a ValueError, a 500.
+    """
+    hints = get_type_hints(handler, include_extras=True)
+    signature = inspect.signature(handler).parameters
+    parts = {n: part for n in signature if (part := _part(n, hints.get(n))) is not None}
+    defaults = {n: p.default for n, p in signature.items() if p.default is not p.empty}
+    given = signature.keys() - parts.keys()
+    response, statuses = _response(hints["return"])
+    answer = _answer(response, statuses)
+
+    @wraps(handler)
+    async def call(called: web.Request | web.View) -> web.StreamResponse:
+        request = called.request if isinstance(called, web.View) else called
+        values: dict[str, object] = {n: request if n in hints else called for n in given}
+        errors: Errors = []
+        for name, part in parts.items():
+            try:
+                values[name] = await part.read(request)
+            except LookupError:
+                if name not in defaults:
+                    loc = [part.place, part.name] if part.name else [part.place]
+                    errors.append({"loc": loc, "msg": "Field required", "type": "missing"})
+            except ValidationError as error:
+                errors += validation_errors(part.place, error, part.name)
+        if errors:
+            raise InvalidRequest(errors)
+        return answer(await handler(**values))
+
+    described = Operation(inspect.getdoc(handler) or "", parts, defaults, response, statuses)
+    setattr(call, OPERATION, described)
+    return call
+
+
+def _part(name: str, hint: type[object] | None) -> Part | None:
+    """None: the `self` of a view's method, which has no annotation, and the request itself."""
+    if hint in (None, web.Request):
+        return None
+    source: Source | None = next((m for m in get_args(hint) if hasattr(m, "part")), None)
+    if source is None:
+        raise TypeError(f"the annotation of {name!r} does not say where in a request it is")
+    return source.part(name, hint)
+
+
+def _response(returns: type[object]) -> tuple[TypeAdapter[object] | None, tuple[int, ...]]:
+    statuses: tuple[int, ...] = ()
+    if get_origin(returns) is Reply:
+        returns, literal = get_args(returns)
+        statuses = get_args(literal)
+    elif inspect.isclass(returns) and issubclass(returns, web.StreamResponse):
+        return None, ()
+    if returns is NoneType:
+        return None, statuses or (204,)
+    return TypeAdapter(returns), statuses or (200,)
+
+
+def _answer(
+    adapter: TypeAdapter[object] | None, statuses: tuple[int, ...]
+) -> Callable[[object], web.StreamResponse]:
+    def encoded(value: object, status: int, headers: Mapping[str, str] | None) -> web.Response:
+        if adapter is None:
+            return web.Response(status=status, headers=headers)
+        body = adapter.serializer.to_json(value, by_alias=True, warnings="error")
+        json = "application/json"
+        return web.Response(body=body, status=status, headers=headers, content_type=json)
+
+    def answer(result: object) -> web.StreamResponse:
+        if isinstance(result, web.StreamResponse):
+            return result
+        if isinstance(result, Reply):
+            reply: Reply[object, int] = result  # pyright: ignore[reportUnknownVariableType]
+            return encoded(reply.value, reply.status, reply.headers)
+        return encoded(result, statuses[0], None)
+
+    return answer
