@@ -35,6 +35,11 @@ class Service:
         return {"Authorization": f"Bearer {self.token(*scopes, sub=sub, lifetime=lifetime)}"}
 
 
+def make_settings(**changes: Any) -> Settings:
+    """The settings of development with these changes, which are checked as the environment is."""
+    return Settings.model_validate({"env": "dev", "log_format": "json"} | changes)
+
+
 Start = Callable[..., Awaitable[Service]]
 
 
@@ -51,7 +56,7 @@ async def start() -> AsyncIterator[Start]:
 
         async def started(**changes: Any) -> Service:
             log: list[Any] = []
-            settings = Settings(**{"env": "dev", "log_format": "json"} | changes)
+            settings = make_settings(**changes)
             app = create_app(settings, lambda line: log.append(json.loads(line)))
             # Not the test server of aiohttp: that one cancels handlers, production does not.
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -1,11 +1,17 @@
+from typing import Any
+
 from {{cookiecutter.package_name}}.app import create_app
-from {{cookiecutter.package_name}}.settings import Settings
+
+from .conftest import make_settings
+
+
+def name(function: Any) -> str:
+    return f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
 
 
 def test_the_middlewares_are_in_their_order() -> None:
-    app = create_app(Settings(env="dev"), lambda _: None)
-    names = [f"{m.__module__.rsplit('.', 1)[-1]}.{m.__name__}" for m in app.middlewares]
-    assert names == [
+    app = create_app(make_settings(), lambda _: None)
+    assert [name(middleware) for middleware in app.middlewares] == [
         "backpressure.guard",
         "drain.count",
         "request_id.identify",
@@ -18,7 +24,10 @@ def test_the_middlewares_are_in_their_order() -> None:
 
 
 def test_the_session_is_there_before_what_needs_it() -> None:
-    settings = Settings(env="dev", jwt_jwks_url="https://id.test/jwks")
+    settings = make_settings(jwt_jwks_url="https://id.test/jwks")
     contexts = create_app(settings, lambda _: None).cleanup_ctx
-    modules = [context.__module__.rsplit(".", 1)[-1] for context in contexts]
-    assert modules[:3] == ["loop_watch", "client_session", "jwks"]
+    assert [name(context).split(".")[0] for context in contexts][:3] == [
+        "loop_watch",
+        "client_session",
+        "jwks",
+    ]

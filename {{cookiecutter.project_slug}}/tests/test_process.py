@@ -23,7 +23,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return subprocess.run(  # noqa: S603 - our own command
         [*COMMAND, *arguments],
         env=environment(**variables),
         cwd=cwd,
@@ -37,7 +37,9 @@ def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
 @contextmanager
 def running(cwd: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     given = environment(**PROD | {"APP_PORT": "0", "APP_HOST": "127.0.0.1"} | variables)
-    with subprocess.Popen(COMMAND, env=given, cwd=cwd, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(  # noqa: S603 - our own command
+        COMMAND, env=given, cwd=cwd, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -106,6 +108,8 @@ def test_a_token_that_would_be_refused_is_not_made(tmp_path: Path, given: dict[s
 def test_health_and_metrics_move_to_the_admin_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with running(tmp_path, APP_ADMIN_PORT=str(port)):
-        with urlopen(f"http://127.0.0.1:{port}/readyz") as response:  # noqa: S310 - loopback
-            assert response.status == 200
+    with (
+        running(tmp_path, APP_ADMIN_PORT=str(port)),
+        urlopen(f"http://127.0.0.1:{port}/readyz") as response,
+    ):
+        assert response.status == 200

@@ -8,26 +8,27 @@ from functools import partial
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
+from pydantic_core import to_json
 
 from . import api
 from .api.keys import BROKER, DEV_TOKEN, HUB, STREAMS, TICKETS
 from .dev import dev_token
-from .operations import PROBES, operation_routes, show_numbers
+from .operations import PROBES, Counted, operation_routes, show_numbers
 from .patterns.adaptive_limit import AdaptiveLimit
 from .patterns.backpressure import FixedLimit, Limit, Permits, backpressure
 from .patterns.body import bounded_body
 from .patterns.breaker import CircuitBreaker
 from .patterns.broker import MemoryBroker
 from .patterns.cheap_refusal import cheap_refusal
-from .patterns.client_session import SESSION, ClientLimits, ClientStats, client_session
+from .patterns.client_session import SESSION, ClientLimits, client_session
 from .patterns.cors import cors_headers, cors_preflight
 from .patterns.drain import Drain
-from .patterns.errors import errors, note_started
+from .patterns.errors import errors, note_started, problem_document
 from .patterns.json_logging import console_line, json_line
 from .patterns.jwks import JWKS
 from .patterns.jwt_auth import AUTH_FAILURE, CLAIMS, Claims, jwt_auth
 from .patterns.jwt_verify import TokenPolicy, hs256_verifier, jwks_verifier
-from .patterns.loop_watch import LoopLag, watch_loop
+from .patterns.loop_watch import watch_loop
 from .patterns.metrics import metrics
 from .patterns.request_id import identify, outbound_headers, request_id, send_request_id, trace
 from .patterns.request_log import request_log
@@ -75,7 +76,7 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
     )
     app.cleanup_ctx.extend(
         [  # Entered in this order, left in reverse, after the drain.
-            watch_loop(parts.lag),
+            watch_loop(parts.counted.lag),
             _client_session(parts),
             *parts.contexts,
         ]
@@ -92,12 +93,10 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
 class _Parts:
     """What several of the steps of `create_app` need."""
 
-    permits: Permits
+    counted: Counted
     drain: Drain
     checks: dict[str, Callable[[], bool]]
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    stats: ClientStats = field(default_factory=ClientStats)
-    lag: LoopLag = field(default_factory=LoopLag)
     contexts: list[Context] = field(default_factory=list[Context])
 
     @property
@@ -106,7 +105,7 @@ class _Parts:
 
 
 def _parts(settings: Settings, app: web.Application) -> _Parts:
-    hub, streams = Hub(origins=settings.allowed_origins), Streams()
+    hub, streams = Hub(origins=settings.allowed_origins, error_reply=_error_frame), Streams()
     limit: Limit = FixedLimit(settings.max_concurrency)
     if settings.adaptive_concurrency:
         limit = adaptive = AdaptiveLimit(ceiling=settings.max_concurrency)
@@ -122,9 +121,14 @@ def _parts(settings: Settings, app: web.Application) -> _Parts:
     app[READ_BODY] = bounded_body(
         max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, waiting=permits.lent
     )
-    parts = _Parts(permits, drain, {"serving": lambda: not drain.draining})
-    show_numbers(parts.registry, permits, hub, streams, stats=parts.stats, lag=parts.lag)
+    counted = Counted(permits, hub, streams)
+    parts = _Parts(counted, drain, {"serving": lambda: not drain.draining})
+    show_numbers(parts.registry, counted)
     return parts
+
+
+def _error_frame(error: web.HTTPException) -> bytes:
+    return to_json({"type": "error", "problem": problem_document(error)})
 
 
 def _admin_app(parts: _Parts) -> web.Application:
@@ -139,7 +143,7 @@ def _backpressure(parts: _Parts) -> Middleware:
     refuse = cheap_refusal(
         headers=API_HEADERS, request_id=request_id, draining=lambda: parts.drain.draining
     )
-    return backpressure(parts.permits, refuse=refuse)
+    return backpressure(parts.counted.permits, refuse=refuse)
 
 
 def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middleware:
@@ -170,7 +174,8 @@ def _auth(settings: Settings, app: web.Application, parts: _Parts) -> Middleware
     if settings.jwt_jwks_url is None:
         verify = hs256_verifier(secret, policy)
         if settings.env == "dev":
-            app[DEV_TOKEN] = partial(dev_token, settings)
+            mint: Callable[..., str] = partial(dev_token, settings)
+            app[DEV_TOKEN] = mint
     else:
         keys = JWKS(str(settings.jwt_jwks_url), lambda: app[SESSION], changed=cache.clear)
         verify = jwks_verifier(keys, policy)
@@ -185,7 +190,7 @@ def _auth(settings: Settings, app: web.Application, parts: _Parts) -> Middleware
 def _client_session(parts: _Parts) -> Context:
     return client_session(
         ClientLimits(),
-        stats=parts.stats,
+        stats=parts.counted.stats,
         headers=outbound_headers,
         middlewares=(Retries(), CircuitBreaker()),  # in this order each attempt is counted
     )

@@ -1,6 +1,7 @@
 """What operators see: health, and the numbers of every part in Prometheus' format."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from .patterns.metrics import metrics_page, show_number
 from .patterns.sse import Streams
 from .patterns.websocket_hub import Hub
 
-__all__ = ["PROBES", "operation_routes", "show_numbers"]
+__all__ = ["PROBES", "Counted", "operation_routes", "show_numbers"]
 
 PROBES = frozenset({"/livez", "/readyz"})
 
@@ -31,16 +32,21 @@ def operation_routes(
     ]
 
 
-def show_numbers(
-    registry: CollectorRegistry,
-    permits: Permits,
-    hub: Hub,
-    streams: Streams,
-    *,
-    stats: ClientStats,
-    lag: LoopLag,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The parts that keep numbers of their own."""
+
+    permits: Permits
+    hub: Hub
+    streams: Streams
+    stats: ClientStats = field(default_factory=ClientStats)
+    lag: LoopLag = field(default_factory=LoopLag)
+
+
+def show_numbers(registry: CollectorRegistry, counted: Counted) -> None:
     """Add the numbers that the parts keep to those of the metrics middleware."""
+    permits, hub, streams = counted.permits, counted.hub, counted.streams
+    stats, lag = counted.stats, counted.lag
     show = partial(show_number, registry)
     show("requests_shed_total", "Refused, by reason.", lambda: permits.shed)
     show("requests_limit", "Requests at once, at most.", lambda: permits.limit.limit)

@@ -230,7 +230,7 @@ async def test_a_wrong_answer_never_empties_the_cache(
     await keys.refresh()
     issuer.time, issuer.status, issuer.body = 1010, status, body
     await keys.refresh()
-    assert (issuer.asked, keys.failures, keys.age) == (2, 1, 10)
+    assert (issuer.asked, keys.failures) == (2, 1)
     assert await found(keys, "one")
     assert not await found(keys, "x")
 
@@ -250,7 +250,6 @@ async def test_keys_are_served_stale_while_the_issuer_is_down_and_fresh_when_it_
     issuer.publish({**EC2, "kid": "two"})
     issuer.time += 10
     assert await found(keys, "two")
-    assert keys.age == 0
 
 
 async def test_a_fetch_ends_at_its_timeout(issuer: Issuer, make: Make) -> None:

@@ -25,6 +25,9 @@ from {{cookiecutter.package_name}}.patterns.request_parts import (
 
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
+LIST = Query[list[int]]
+OPTIONAL = Query[str | None]
+OPTIONAL_LIST = Query[list[int] | None]
 JSON = {"Content-Type": "application/json"}
 
 

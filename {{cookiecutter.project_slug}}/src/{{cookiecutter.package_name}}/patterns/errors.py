@@ -15,14 +15,14 @@ Not: a catalogue of problem types. `type` is `about:blank` until an error brings
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic_core import to_json
 
-__all__ = ["errors", "note_started"]
+__all__ = ["errors", "note_started", "problem_document"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ OWN_HEADERS = frozenset({"content-type", "content-length"})
 async def note_started(request: web.Request, response: web.StreamResponse) -> None:
     """`on_response_prepare` callback: from here on a second answer would corrupt the first."""
     request[STARTED] = response
+
+
+def problem_document(error: web.HTTPException) -> dict[str, object]:
+    """The members of RFC 9457, section 3.1, for an error, and those that it brings itself."""
+    title = _title(error.status)
+    text = error.text if error.text != f"{error.status}: {error.reason}" else None
+    problem = {"type": "about:blank", "title": title, "status": error.status}
+    return problem | {"detail": text or title} | dict(getattr(error, "problem", {}))
 
 
 def errors(*, request_id: Callable[[web.Request], str] | None = None) -> Middleware:
@@ -79,23 +87,15 @@ def _answer(
         if request.transport is not None:
             request.transport.abort()
         return started
-    own = f"{error.status}: {error.reason}"
-    problem: dict[str, object] = {
-        "type": "about:blank",
-        "title": _title(error.status),
-        "status": error.status,
-        "detail": error.text if error.text and error.text != own else _title(error.status),
-        "instance": request.rel_url.raw_path,
-    }
+    problem = problem_document(error) | {"instance": request.rel_url.raw_path}
     if request_id is not None:
         problem["request_id"] = request_id(request)
-    extra: Mapping[str, object] = getattr(error, "problem", {})
     headers = error.headers.copy()
     for name in OWN_HEADERS:
         headers.popall(name, None)
     response = web.Response(
         status=error.status,
-        body=to_json(problem | dict(extra), fallback=str),
+        body=to_json(problem, fallback=str),
         content_type=CONTENT_TYPE,
         headers=headers,
     )

@@ -29,6 +29,7 @@ from yarl import URL
 
 __all__ = ["JWKS", "Timing"]
 
+Jwk = dict[str, object]
 LOG = logging.getLogger(__name__)
 ALGORITHMS = {"RSA": "RS256", "EC P-256": "ES256", "OKP Ed25519": "EdDSA"}  # by kty and crv
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -45,9 +46,6 @@ class Timing:
     now: Callable[[], float] = time.monotonic
 
 
-DEFAULT_TIMING = Timing()
-
-
 class JWKS:
     """A key source: await it with `(kid, algorithm)`; LookupError when no key, or not one, fits.
 
@@ -60,15 +58,14 @@ class JWKS:
         url: str,
         session: Callable[[], ClientSession],
         *,
-        timing: Timing = DEFAULT_TIMING,
+        timing: Timing | None = None,
         changed: Callable[[], object] = lambda: None,
     ) -> None:
         self._url = URL(url)
         if self._url.scheme != "https" and self._url.host not in LOOPBACK:
             raise ValueError("the JWKS URL must be https")
-        self._session, self._changed, self._timing = session, changed, timing
-        self._keys: list[jwt.PyJWK] = []
-        self._document: list[dict[str, object]] = []
+        self._session, self._changed, self._timing = session, changed, timing or Timing()
+        self._keys: list[tuple[Jwk, jwt.PyJWK]] = []
         self._asked = self._fetched = float("-inf")
         self._flight: asyncio.Task[None] | None = None
         self.fetches = self.failures = 0
@@ -78,22 +75,14 @@ class JWKS:
         """Whether keys were ever fetched; without them no token can be judged."""
         return bool(self._keys)
 
-    @property
-    def age(self) -> float:
-        """Seconds since the issuer last gave usable keys."""
-        return self._timing.now() - self._fetched
-
     async def __call__(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
         key = self._find(kid, algorithm)
         if key is None:
             await self.refresh()
             key = self._find(kid, algorithm)
-        if key is None and not self.ready:
-            # Not the token's fault: a 401 would make honest clients throw good tokens away.
-            raise web.HTTPServiceUnavailable(
-                headers={"Retry-After": str(max(1, round(self._timing.cooldown)))},
-                text="Tokens cannot be verified yet.",
-            )
+        if not self.ready:  # a 401 would make honest clients throw good tokens away
+            wait = {"Retry-After": str(max(1, round(self._timing.cooldown)))}
+            raise web.HTTPServiceUnavailable(headers=wait, text="Tokens cannot be verified yet.")
         if key is None:
             raise LookupError("no key fits")
         return key
@@ -114,7 +103,7 @@ class JWKS:
         try:
             yield
         finally:
-            running = [each for each in (task, self._flight) if each is not None]
+            running = [task] if self._flight is None else [task, self._flight]
             for each in running:
                 each.cancel()
             await asyncio.wait(running)
@@ -128,14 +117,18 @@ class JWKS:
     async def _fetch(self) -> None:
         self.fetches += 1
         try:
-            self._accept(_usable(await self._download()))
+            keys = await self._download()
+            same = [raw for raw, _ in keys] == [raw for raw, _ in self._keys]
+            self._keys, self._fetched = keys, self._timing.now()
+            if not same:
+                self._changed()
         except Exception as error:  # whatever the issuer does, the keys at hand stay
             self.failures += 1
             LOG.warning("key set not refreshed: %s", type(error).__name__)
         finally:
             self._flight = None
 
-    async def _download(self) -> bytes:
+    async def _download(self) -> list[tuple[Jwk, jwt.PyJWK]]:
         body = bytearray()
         async with self._session().get(
             self._url, allow_redirects=False, timeout=ClientTimeout(total=self._timing.timeout)
@@ -146,42 +139,21 @@ class JWKS:
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise ValueError("too large")
-        return bytes(body)
-
-    def _accept(self, usable: list[tuple[dict[str, object], jwt.PyJWK]]) -> None:
+        raws = cast("list[Jwk]", json.loads(body)["keys"])
+        usable = [(raw, key) for raw in raws if (key := _key(raw)) is not None]
         if not usable:
             raise ValueError("no usable key")
-        document = [raw for raw, _ in usable]
-        changed, self._document = document != self._document, document
-        self._keys = [key for _, key in usable]
-        self._fetched = self._timing.now()
-        if changed:
-            self._changed()
+        return usable
 
     def _find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key; without a `kid` only when there is no choice to make."""
-        fits = [
-            key
-            for key in self._keys
-            if key.algorithm_name == algorithm and (kid is None or key.key_id == kid)
-        ]
+        """The first key of that name; without a `kid` only when there is no choice to make."""
+        fits = [key for _, key in self._keys if key.algorithm_name == algorithm]
+        if kid is not None:
+            return next((key for key in fits if key.key_id == kid), None)
         return fits[0] if len(fits) == 1 else None
 
 
-def _usable(body: bytes) -> list[tuple[dict[str, object], jwt.PyJWK]]:
-    """The keys that may sign tokens; of two with one `kid` and algorithm the first."""
-    found: list[tuple[dict[str, object], jwt.PyJWK]] = []
-    taken: set[tuple[str, str]] = set()
-    for raw in cast("list[dict[str, object]]", json.loads(body)["keys"]):
-        key = _key(raw)
-        if key is None or (key.key_id is not None and (key.key_id, key.algorithm_name) in taken):
-            continue
-        taken.add((key.key_id or "", key.algorithm_name))
-        found.append((raw, key))
-    return found
-
-
-def _key(raw: dict[str, object]) -> jwt.PyJWK | None:
+def _key(raw: Jwk) -> jwt.PyJWK | None:
     try:
         algorithm = ALGORITHMS[f"{raw['kty']} {raw.get('crv', '')}".rstrip()]
         key = jwt.PyJWK(raw, algorithm)

@@ -42,9 +42,8 @@ Verify = Callable[[str], Awaitable[Mapping[str, object]]]
 Redeem = Callable[[str, str], Mapping[str, object]]
 
 SCOPES, TICKETED = "__auth_scopes__", "__auth_ticketed__"
-ANY_TOKEN: frozenset[str] = frozenset()
-MAX_CREDENTIALS = 8192  # refused before anything is decoded
-TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
+# RFC 6750 section 2.1; what is longer is refused before anything is decoded.
+TOKEN68 = re.compile(r"(?!.{8193})[A-Za-z0-9._~+/-]+=*")
 SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3, one scope-token
 
 
@@ -89,7 +88,7 @@ def ticketed(handler: Marked) -> Marked:
 
 def required_scopes(handler: object, method: str = "GET") -> frozenset[str] | None:
     """The scopes a route's handler needs, empty for any valid token, None when it is public."""
-    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, ANY_TOKEN))
+    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, frozenset()))
 
 
 def jwt_auth(
@@ -116,11 +115,9 @@ def jwt_auth(
 
     @web.middleware
     async def auth(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # No route matched: 404 and 405 need no token. They tell nothing but the list of routes,
-        # which the OpenAPI document holds, and a client with a typo is not sent to log in.
-        match = request.match_info
-        needed = required_scopes(match.handler, request.method)
-        if needed is None or match.http_exception is not None:
+        needed = required_scopes(request.match_info.handler, request.method)
+        # 404 and 405 need no token: they tell only the routes, which the OpenAPI document lists.
+        if needed is None or request.match_info.http_exception is not None:
             return await handler(request)
         try:
             claims = await authenticate(request)
@@ -131,7 +128,7 @@ def jwt_auth(
         request[CLAIMS] = claims
         if not needed <= claims.scopes:
             lacking = f'error="insufficient_scope", scope="{" ".join(sorted(needed))}"'
-            raise _refusal(request, "scope", f"{challenge}, {lacking}", known=True)
+            raise _refusal(request, "scope", f"{challenge}, {lacking}", web.HTTPForbidden)
         return await handler(request)
 
     return auth
@@ -145,8 +142,7 @@ def _bearer(request: web.Request) -> str | None:
     scheme, _, credentials = values[0].partition(" ")
     if scheme.lower() != "bearer":
         return None
-    token = credentials.lstrip(" ")
-    if len(token) > MAX_CREDENTIALS or not TOKEN68.fullmatch(token):
+    if not TOKEN68.fullmatch(token := credentials.lstrip(" ")):
         raise ValueError("malformed credentials")
     return token
 
@@ -191,8 +187,9 @@ def _mark(handler: object, method: str, name: str, default: object) -> object:
     return getattr(handler, name, default)
 
 
-def _refusal(request: web.Request, why: str, challenge: str, known: bool = False) -> web.HTTPError:
+def _refusal(
+    request: web.Request, why: str, challenge: str, kind: type[web.HTTPError] = web.HTTPUnauthorized
+) -> web.HTTPError:
     request[AUTH_FAILURE] = why
-    kind = web.HTTPForbidden if known else web.HTTPUnauthorized
     text = "A bearer token that is valid here is required."
     return kind(headers={"WWW-Authenticate": challenge}, text=text)

@@ -15,16 +15,14 @@ Not: scopes and subject, which `jwt_auth.py` reads; revocation before `exp`.
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
 
 import jwt
 
 __all__ = ["KeySource", "TokenPolicy", "Verify", "hs256_verifier", "jwks_verifier"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 # The payload of a token that passed; raises ValueError with a reason that is fit for a log.
 Verify = Callable[[str], Awaitable[Mapping[str, object]]]
 # (kid, algorithm) -> the one key that fits, its algorithm bound to it; raises LookupError.
@@ -34,6 +32,15 @@ ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 TYPES = ("jwt", "at+jwt", "application/at+jwt")
 COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)  # RFC 7515: no padding, three parts
 NEVER = 2**53  # beyond this a JSON number is not a time; NaN and infinities compare as beyond, too
+DECODER = jwt.PyJWT(
+    {
+        "require": ["exp", "iat", "sub", "iss", "aud"],
+        "enforce_minimum_key_length": True,
+        "verify_exp": False,  # times are checked by the policy's clock and without rounding
+        "verify_iat": False,
+        "verify_nbf": False,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +64,11 @@ def hs256_verifier(secret: bytes, policy: TokenPolicy) -> Verify:
     """Verify HS256 and nothing else; ValueError for a secret under 32 bytes (RFC 7518 3.2)."""
     if len(secret) < 32:
         raise ValueError("the HS256 secret must have at least 32 bytes")
-    try:
+    with _guarded("the HS256 secret must be random bytes, not a public key"):
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-    except jwt.PyJWTError:
-        raise ValueError("the HS256 secret must be random bytes, not a public key") from None
-    decoder = _decoder()
 
     async def verify(token: str) -> Mapping[str, object]:
-        return _payload(decoder, _compact(token), secret, "HS256", policy)
+        return _payload(_compact(token), secret, "HS256", policy)
 
     return verify
 
@@ -75,59 +79,40 @@ def jwks_verifier(keys: KeySource, policy: TokenPolicy) -> Verify:
     The token names a key and never supplies one: `jku`, `jwk`, `x5u` and `x5c` are not read, and
     the algorithm is the key's own.
     """
-    decoder = _decoder()
 
     async def verify(token: str) -> Mapping[str, object]:
-        header = _guarded(jwt.get_unverified_header, _compact(token))
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in ASYMMETRIC:
+        with _guarded():
+            header = jwt.get_unverified_header(_compact(token))
+        if (algorithm := header.get("alg")) not in ASYMMETRIC:
             raise ValueError("algorithm")
         try:
-            key = await keys(kid, algorithm)
+            key = await keys(header.get("kid"), algorithm)
         except LookupError:
             raise ValueError("unknown key") from None
-        return _payload(decoder, token, key, algorithm, policy)
+        return _payload(token, key, algorithm, policy)
 
     return verify
 
 
-def _decoder() -> jwt.PyJWT:
-    return jwt.PyJWT(
-        {
-            "require": ["exp", "iat", "sub", "iss", "aud"],
-            "enforce_minimum_key_length": True,
-            # Checked in `_check_times`, by the policy's clock and without rounding.
-            "verify_exp": False,
-            "verify_iat": False,
-            "verify_nbf": False,
-        }
-    )
+def _compact(token: str) -> str:
+    if not COMPACT.fullmatch(token):
+        raise ValueError("malformed")
+    return token
 
 
 def _payload(
-    decoder: jwt.PyJWT, token: str, key: bytes | jwt.PyJWK, algorithm: str, policy: TokenPolicy
+    token: str, key: bytes | jwt.PyJWK, algorithm: str, policy: TokenPolicy
 ) -> Mapping[str, object]:
-    decoded = _guarded(
-        decoder.decode_complete,
-        token,
-        key=key,
-        algorithms=[algorithm],
-        audience=policy.audience,
-        issuer=policy.issuer,
-    )
+    aud, iss = policy.audience, policy.issuer
+    with _guarded():
+        decoded = DECODER.decode_complete(token, key, [algorithm], audience=aud, issuer=iss)
     header: dict[str, object] = decoded["header"]
     payload: dict[str, object] = decoded["payload"]
     if "typ" in header and str(header["typ"]).lower() not in TYPES:
         raise ValueError("typ")  # an ID token, a logout token: signed by the same key, no access
     if "crit" in header or "b64" in header:
         raise ValueError("crit")  # no extension is understood here (RFC 7515 section 4.1.11)
-    _check_times(payload, policy)
-    return payload
-
-
-def _check_times(payload: Mapping[str, object], policy: TokenPolicy) -> None:
-    now = policy.now()
-    expires, issued = _time(payload, "exp"), _time(payload, "iat")
+    now, expires, issued = policy.now(), _time(payload, "exp"), _time(payload, "iat")
     if expires <= now - policy.leeway:
         raise ValueError("expired")
     if issued > now + policy.leeway:
@@ -136,6 +121,7 @@ def _check_times(payload: Mapping[str, object], policy: TokenPolicy) -> None:
         raise ValueError("lifetime")
     if "nbf" in payload and _time(payload, "nbf") > now + policy.leeway:
         raise ValueError("not yet valid")
+    return payload
 
 
 def _time(payload: Mapping[str, object], name: str) -> float:
@@ -145,15 +131,10 @@ def _time(payload: Mapping[str, object], name: str) -> float:
     return value
 
 
-def _compact(token: str) -> str:
-    if not COMPACT.fullmatch(token):
-        raise ValueError("malformed")
-    return token
-
-
-def _guarded(call: Callable[P, dict[str, R]], *args: P.args, **kwargs: P.kwargs) -> dict[str, R]:
+@contextmanager
+def _guarded(why: str = "") -> Iterator[None]:
     """PyJWT and what is below it raise no closed set of errors; a stranger's bytes are no 500."""
     try:
-        return call(*args, **kwargs)
+        yield
     except Exception as error:
-        raise ValueError(type(error).__name__) from None
+        raise ValueError(why or type(error).__name__) from None

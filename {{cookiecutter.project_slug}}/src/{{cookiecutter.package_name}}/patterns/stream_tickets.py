@@ -11,9 +11,9 @@ Wiring::
 
 Needs: the standard library
 Order: none; the auth middleware redeems, and a route of the application issues.
-Not: single use across processes. No state is shared, so that any process with the same secret
-    honours a ticket; each remembers those it redeemed itself, and one that was copied is good on
-    another process for the rest of its seconds. The subject is readable in a ticket.
+Not: single use across processes. Any process with the same secret honours a ticket and remembers
+    those it redeemed itself, so a copied one is good on another for the rest of its seconds.
+    The subject is readable in a ticket.
 """
 
 import hmac
@@ -26,6 +26,7 @@ from typing import Any
 
 __all__ = ["StreamTickets"]
 
+Now = Callable[[], float]
 MAX_TICKET = 8192  # characters; an HTTP request line holds no more anyway
 MAX_REMEMBERED = 65_536  # redeemed tickets; in a flood the oldest are forgotten: bounded memory
 
@@ -38,19 +39,13 @@ class StreamTickets:
     """
 
     def __init__(
-        self,
-        secret: bytes,
-        *,
-        audience: str,
-        ttl: float = 30.0,
-        now: Callable[[], float] = time.time,
+        self, secret: bytes, *, audience: str, ttl: float = 30, now: Now = time.time
     ) -> None:
         if len(secret) < 32:
             raise ValueError("the ticket secret must have at least 32 bytes")
         self._key = hmac.digest(secret, b"stream-ticket\0" + audience.encode(), "sha256")
-        self._now = now
+        self._now, self.ttl = now, ttl
         self._redeemed: dict[str, float] = {}
-        self.ttl = ttl
 
     def issue(self, *, sub: str, scopes: Iterable[str], expires_at: float, path: str) -> str:
         """A ticket for the bearer of a token that ends at `expires_at` (Unix seconds).
@@ -82,19 +77,14 @@ class StreamTickets:
             raise ValueError("expired ticket")
         if body["path"] != path:
             raise ValueError("ticket for another path")
-        self._use_up(body["id"], now)
-        return {name: body[name] for name in ("sub", "scope", "exp")}
-
-    def _use_up(self, ticket_id: str, now: float) -> None:
-        if ticket_id in self._redeemed:
+        ends = self._redeemed
+        if body["id"] in ends:
             raise ValueError("used ticket")
         # Insertion order is nearly the order of ends, so the old ones are at the front.
-        while self._redeemed:
-            oldest, until = next(iter(self._redeemed.items()))
-            if until > now and len(self._redeemed) < MAX_REMEMBERED:
-                break
-            del self._redeemed[oldest]
-        self._redeemed[ticket_id] = now + self.ttl
+        while ends and (next(iter(ends.values())) <= now or len(ends) >= MAX_REMEMBERED):
+            del ends[next(iter(ends))]
+        ends[body["id"]] = now + self.ttl
+        return {name: body[name] for name in ("sub", "scope", "exp")}
 
     def _mac(self, text: str) -> str:
         return hmac.digest(self._key, text.encode(), "sha256").hex()

@@ -21,18 +21,14 @@ from typing import Generic, TypeVar
 __all__ = ["TokenCache"]
 
 T = TypeVar("T")
+Now = Callable[[], float]
 
 
 class TokenCache(Generic[T]):
     """At most `size` values by token, the oldest leaving first; `leeway` is the verifier's."""
 
     def __init__(
-        self,
-        *,
-        leeway: float = 0.0,
-        size: int = 1024,
-        ttl: float = 60.0,
-        now: Callable[[], float] = time.time,
+        self, *, leeway: float = 0, size: int = 1024, ttl: float = 60, now: Now = time.time
     ) -> None:
         self._leeway, self._size, self._ttl, self._now = leeway, size, ttl, now
         # By digest: the text of a token in memory is a credential in every core dump.
@@ -45,13 +41,11 @@ class TokenCache(Generic[T]):
     def get(self, token: str) -> T | None:
         """The value put for this very token, or None when there is none that is still good."""
         key = _digest(token)
-        entry = self._entries.get(key)
-        if entry is not None:
-            value, stored, until = entry
-            if stored <= self._now() < until:  # a clock that was set back prolongs nothing
-                self.hits += 1
-                return value
-            del self._entries[key]
+        value, stored, until = self._entries.get(key, (None, 0, 0))
+        if stored <= self._now() < until:  # a clock that was set back prolongs nothing
+            self.hits += 1
+            return value
+        self._entries.pop(key, None)
         self.misses += 1
         return None
 
