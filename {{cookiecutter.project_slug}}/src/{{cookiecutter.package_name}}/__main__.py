@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from .settings import Settings, SettingsError, load_settings
 
 logger = logging.getLogger(__package__)
 
+NO_ADDRESS = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 OPTIONS = {
     "keepalive_timeout": 75.0,  # seconds; longer than load balancers keep theirs (60)
     "lingering_time": 2.0,  # seconds that a refused body is still read and thrown away
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_serve(settings, write))
     except OSError as error:
-        sys.stderr.write(f"cannot listen: {error.strerror or error}\n")
+        if error.errno not in NO_ADDRESS:
+            raise
+        sys.stderr.write(f"cannot listen: {error.strerror}\n")
         return 1
     return 0
 

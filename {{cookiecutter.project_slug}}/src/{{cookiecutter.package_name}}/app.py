@@ -1,7 +1,7 @@
 """Composition root: read `create_app` from top to bottom, and you know where everything is."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -43,7 +43,8 @@ from .settings import Settings
 
 __all__ = ["ADMIN", "DRAIN", "create_app"]
 
-Context = Callable[[web.Application], AbstractAsyncContextManager[None]]
+Manager = Callable[[web.Application], AbstractAsyncContextManager[None]]
+Generator = Callable[[web.Application], AsyncIterator[None]]
 
 DRAIN = web.AppKey("drain", Drain)
 ADMIN = web.AppKey("admin", web.Application)
@@ -97,7 +98,7 @@ class _Parts:
     drain: Drain
     checks: dict[str, Callable[[], bool]]
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    contexts: list[Context] = field(default_factory=list[Context])
+    contexts: list[Generator] = field(default_factory=list[Generator])
 
     @property
     def operations(self) -> list[web.RouteDef]:
@@ -179,7 +180,7 @@ def _auth(settings: Settings, app: web.Application, parts: _Parts) -> Middleware
     else:
         keys = JWKS(str(settings.jwt_jwks_url), lambda: app[SESSION], changed=cache.clear)
         verify = jwks_verifier(keys, policy)
-        parts.contexts.append(asynccontextmanager(keys.background))
+        parts.contexts.append(keys.background)
         parts.checks["keys"] = lambda: keys.ready
     app[TICKETS] = StreamTickets(secret, audience=settings.jwt_audience)
     return jwt_auth(
@@ -187,7 +188,7 @@ def _auth(settings: Settings, app: web.Application, parts: _Parts) -> Middleware
     )
 
 
-def _client_session(parts: _Parts) -> Context:
+def _client_session(parts: _Parts) -> Manager:
     return client_session(
         ClientLimits(),
         stats=parts.counted.stats,

@@ -90,6 +90,42 @@ async def test_an_id_from_before_the_start_or_from_the_future_is_a_reset(after: 
         assert (backlog.events, backlog.reset) == ([], True)
 
 
+async def test_an_id_from_the_future_brings_all_that_is_kept() -> None:
+    broker = MemoryBroker()
+    sent = await published(broker, b"1", b"2")
+    async with broker.subscribe("t", ignore, "99999999999999-0") as backlog:
+        assert (backlog.events, backlog.reset) == (sent, True)
+
+
+async def test_a_topic_of_which_nothing_is_left_leaves_nothing() -> None:
+    broker = MemoryBroker()
+    async with broker.subscribe("t", ignore):
+        assert broker._topics
+    assert not broker._topics
+
+
+async def test_a_topic_that_is_used_again_is_forgotten_later() -> None:
+    broker = MemoryBroker(topics=2)
+    for topic in ("a", "b", "a", "c"):
+        await broker.publish(topic, b"")
+    assert len((await broker.page("a", None, 9))[0]) == 2
+    assert (await broker.page("b", None, 9))[0] == []
+
+
+async def test_what_a_forgotten_topic_had_after_the_id_is_a_reset() -> None:
+    broker = MemoryBroker(topics=1)
+    first, _ = await published(broker, b"1", b"2")
+    await broker.publish("other", b"")
+    async with broker.subscribe("t", ignore, first.id) as backlog:
+        assert (backlog.events, backlog.reset) == ([], True)
+
+
+async def test_an_id_with_something_behind_it_is_malformed() -> None:
+    broker = MemoryBroker()
+    sent = await published(broker, b"1", b"2")
+    assert (await broker.page("t", sent[0].id + "x", 9))[0] == sent
+
+
 async def test_the_least_used_topic_without_subscribers_is_forgotten() -> None:
     broker = MemoryBroker(topics=2)
     async with broker.subscribe("heard", ignore):

@@ -104,6 +104,22 @@ async def test_a_signal_ends_an_idle_server_and_closes_its_contexts() -> None:
         assert service.closed
 
 
+async def test_an_idle_connection_does_not_hold_up_the_end() -> None:
+    service = Service(Drain(delay=0, timeout=10))
+    async with service.running() as task, aiohttp.ClientSession() as session:
+        await session.get(service.urls[0])
+        with at_most(0.2):
+            service.drain.stop()
+            await task
+
+
+async def test_afterwards_signals_do_what_they_did_before() -> None:
+    service, before = Service(Drain(delay=0)), signal.getsignal(signal.SIGTERM)
+    async with service.running():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 async def test_sigint_does_the_same() -> None:
     service = Service(Drain(delay=0, timeout=10))
     async with service.running() as task:
@@ -172,7 +188,10 @@ async def test_an_upload_in_progress_is_received_to_its_end() -> None:
         await task
 
 
-async def test_an_answer_is_sent_to_a_slow_reader_to_its_end() -> None:
+async def test_an_answer_is_sent_to_a_slow_reader_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pattern, "LAST", 0.01)  # that is not what waits for it
     service = Service(Drain(delay=0, timeout=5))
     size = 16_000_000
 
@@ -187,6 +206,8 @@ async def test_an_answer_is_sent_to_a_slow_reader_to_its_end() -> None:
         await reader.readuntil(b"\r\n\r\n")
         service.drain.stop()
         await until_refused(service.urls[0])
+        await asyncio.sleep(0.1)
+        assert not task.done()
         assert len(await reader.readexactly(size)) == size
         writer.close()
         await task
@@ -200,7 +221,8 @@ async def test_at_the_timeout_what_is_left_is_cancelled_before_the_contexts_clos
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
             order.append("handler")
         raise AssertionError
 

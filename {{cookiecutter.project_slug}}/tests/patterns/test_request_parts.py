@@ -25,6 +25,7 @@ from {{cookiecutter.package_name}}.patterns.request_parts import (
 
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
+LETTER = Query[Literal["a", "b"]]
 LIST = Query[list[int]]
 OPTIONAL = Query[str | None]
 OPTIONAL_LIST = Query[list[int] | None]
@@ -98,7 +99,7 @@ def test_the_wiring_runs() -> None:
         (OPTIONAL, "n=", "''"),
         (Query[float], "n=nan", ["finite_number"]),
         (Query[Size], "n=1", "<Size.SMALL: 1>"),
-        (Query[Literal["a", "b"]], "n=c", ["literal_error"]),
+        (LETTER, "n=c", ["literal_error"]),
         (Query[bool], "n=true", "True"),
         (Query[str], "n=%FF%00", "'\ufffd\\x00'"),
         (Query[Annotated[int, Name("from")]], "from=3", "3"),

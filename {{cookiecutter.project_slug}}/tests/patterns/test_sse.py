@@ -24,6 +24,7 @@ class News:
         self.backlog: tuple[Sequence[bytes], str, bool] = ([], "7-0", False)
         self.expires_at: float | None = None
         self.url = ""
+        self.runner: web.AppRunner | None = None
 
     @asynccontextmanager
     async def source(
@@ -38,6 +39,12 @@ class News:
 
     async def handler(self, request: web.Request) -> web.StreamResponse:
         return await self.streams.serve(request, self.source, self.expires_at)
+
+    async def disconnected(self) -> None:
+        assert self.runner is not None
+        assert self.runner.server is not None
+        server = self.runner.server
+        await until(lambda: not server.connections)
 
     def publish(self, text: bytes) -> None:
         chunk = sse_chunk(text)
@@ -65,6 +72,7 @@ async def serving(news: News, *, cancel: bool = False) -> AsyncIterator[aiohttp.
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    news.runner = runner
     news.url = f"{site.name}/news"
     async with aiohttp.ClientSession() as session:
         yield session
@@ -104,6 +112,7 @@ async def test_a_stream_opens_at_once_with_retry_position_and_comment() -> None:
         assert await block(response) == b"retry: 2000\n: open\nid: 7-0\n\n"
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert response.headers["X-Accel-Buffering"] == "no"
+        assert response.headers["Connection"] == "close"
         assert "no-transform" in response.headers["Cache-Control"]
 
 
@@ -152,6 +161,42 @@ async def test_a_reset_comes_before_what_is_left() -> None:
         await block(response)
         assert await block(response) == b"event: reset\ndata: {}\n\n"
         assert await block(response) == b"data: a\n\n"
+
+
+async def test_a_reset_with_nothing_left_says_where_to_resume() -> None:
+    news = News()
+    news.backlog = ([], "9-0", True)
+    resume = {"Last-Event-ID": "8-0"}
+    async with serving(news) as session, session.get(news.url, headers=resume) as response:
+        assert await block(response) == b"retry: 3000\n: open\nid: 9-0\n\n"
+        assert await block(response) == b"event: reset\ndata: {}\n\n"
+
+
+async def test_a_client_that_leaves_while_the_source_opens_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    news, requests = News(), list[web.Request]()
+    plain, serve = news.source, news.handler
+
+    async def noted(request: web.Request) -> web.StreamResponse:
+        requests.append(request)
+        return await serve(request)
+
+    @asynccontextmanager
+    async def late(
+        send: Callable[[bytes], None], after: str | None
+    ) -> AsyncIterator[tuple[Sequence[bytes], str, bool]]:
+        async with plain(send, after) as backlog:
+            await until(lambda: requests[0].transport is None)
+            yield backlog
+
+    news.source, news.handler = late, noted  # type: ignore[method-assign]  # stand-ins
+    async with serving(news):
+        peer = await news.raw()
+        peer.close()
+        await until(lambda: news.streams.open == 0)
+        await news.disconnected()
+    assert caplog.records == []
 
 
 async def test_what_is_published_while_the_source_opens_follows_the_backlog() -> None:
@@ -256,11 +301,50 @@ async def test_a_reader_that_is_slow_for_a_while_still_gets_all_in_order() -> No
         sent = [b"%d" % n * 20_000 for n in range(200)]
         for text in sent:
             news.publish(text)
-        for text in sent:
-            assert await response.content.readexactly(len(text) + 8) == b"data: %s\n\n" % text
-        news.publish(b"last")
-        assert await block(response) == b"data: last\n\n"
+        for n in range(200):  # small ones, which would fit between the large ones
+            assert await response.content.readexactly(len(sent[n]) + 8) == b"data: %s\n\n" % sent[n]
+            news.publish(b"small %d" % n)
+        for n in range(200):
+            assert await block(response) == b"data: small %d\n\n" % n
     assert news.streams.dropped == 0
+
+
+async def test_a_client_that_keeps_up_needs_no_queue() -> None:
+    news = News(queue=0)
+    async with serving(news) as session, session.get(news.url) as response:
+        await block(response)
+        news.publish(b"1")
+        assert await block(response) == b"data: 1\n\n"
+    assert news.streams.dropped == 0
+
+
+async def test_a_long_backlog_is_no_reason_to_drop_a_client() -> None:
+    news = News(queue=4)
+    news.backlog = ([sse_chunk(b"x" * 60_000)] * 200, "9-0", False)
+    async with serving(news):
+        peer = await news.raw()
+        await until(lambda: all(stream.response is not None for stream in news.streams.streams))
+        news.publish(b"1")
+        assert news.streams.dropped == 0
+        peer.close()
+
+
+async def test_sending_to_a_connection_that_is_just_lost_raises_nothing() -> None:
+    news = News()
+    async with serving(news) as session, session.get(news.url) as response:
+        await block(response)
+        for stream in news.streams.streams:
+            stream.transport.abort()
+        news.publish(b"x")
+        await until(lambda: news.streams.open == 0)
+
+
+async def test_the_kernel_bounds_the_time_of_a_peer_that_vanished() -> None:
+    news = News(comment=15.0)
+    async with serving(news) as session, session.get(news.url):
+        (stream,) = news.streams.streams
+        connection = stream.transport.get_extra_info("socket")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
 
 
 async def test_a_stalled_reader_is_dropped_and_counted_and_delays_nobody() -> None:
@@ -297,8 +381,7 @@ async def test_a_stream_whose_end_is_not_read_keeps_its_socket_for_a_moment_only
             news.publish(b"x" * 60_000)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        await until(lambda: news.streams.open == 0)
-        await asyncio.sleep(0.1)
+        await news.disconnected()
         stalled.close()
 
 

@@ -27,6 +27,7 @@ class Room:
         self.sends: list[Callable[[bytes], None]] = []
         self.expires_at: float | None = None
         self.url, self.seen = "", 0
+        self.runner: web.AppRunner | None = None
         self.on_text: Callable[[Client, str], Awaitable[None]] = self.echo
 
     async def echo(self, client: Client, text: str) -> None:
@@ -43,6 +44,12 @@ class Room:
 
     async def handler(self, request: web.Request) -> web.WebSocketResponse:
         return await self.hub.serve(request, self.source, self.on_text, self.expires_at)
+
+    async def disconnected(self) -> None:
+        assert self.runner is not None
+        assert self.runner.server is not None
+        server = self.runner.server
+        await until(lambda: not server.connections)
 
     def publish(self, text: bytes) -> None:
         for send in tuple(self.sends):
@@ -75,6 +82,7 @@ async def serving(room: Room) -> AsyncIterator[aiohttp.ClientSession]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    room.runner = runner
     room.url = f"{site.name}/ws"
     async with aiohttp.ClientSession() as session:
         yield session
@@ -124,7 +132,7 @@ async def test_a_foreign_origin_is_refused_before_the_handshake(origin: str) -> 
 
 @pytest.mark.parametrize(
     ("origins", "origin"),
-    [((), "http://h"), ((), "HTTPS://H"), (("https://app.example",), "https://app.example")],
+    [((), "http://h"), ((), "HTTPS://H"), (("https://App.example",), "https://aPP.example")],
 )
 async def test_the_same_host_or_an_allowed_origin_may_connect(
     origins: tuple[str, ...], origin: str
@@ -262,15 +270,44 @@ async def test_nothing_is_sent_after_a_close() -> None:
         assert ws.close_code == 4000
 
 
-async def test_a_peer_that_closes_with_much_unread_keeps_its_socket_for_a_moment_only() -> None:
+async def test_a_peer_that_closes_with_much_unread_keeps_its_socket_for_a_moment_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     room = Room(queue=10_000, close_timeout=0.1, heartbeat=0.05)
     async with serving(room):
         peer = await room.raw()
         for _ in range(200):
             room.publish(b"x" * 60_000)
         peer.shutdown(socket.SHUT_WR)
-        await room.opened(0)
+        await room.disconnected()
         peer.close()
+    gc.collect()
+    assert caplog.records == []
+
+
+async def test_a_client_that_leaves_while_the_source_opens_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    room, handlers = Room(), list[web.Request]()
+    plain, serve = room.source, room.handler
+
+    async def noted(request: web.Request) -> web.WebSocketResponse:
+        handlers.append(request)
+        return await serve(request)
+
+    @asynccontextmanager
+    async def late(send: Callable[[bytes], None]) -> AsyncIterator[None]:
+        async with plain(send):
+            await until(lambda: handlers[0].transport is None)
+            yield
+
+    room.source, room.handler = late, noted  # type: ignore[method-assign]  # stand-ins
+    async with serving(room):
+        peer = await room.raw()
+        peer.close()
+        await room.opened(0)
+        await room.disconnected()
+    assert caplog.records == []
 
 
 async def test_an_error_of_the_source_is_still_an_http_answer() -> None:
@@ -295,10 +332,40 @@ async def test_a_reader_that_is_slow_for_a_while_still_gets_all_in_order() -> No
         sent = [str(n) * 20_000 for n in range(300)]
         for text in sent:
             room.publish(text.encode())
-        assert [await ws.receive_str() for _ in sent] == sent
-        room.publish(b"last")
-        assert await ws.receive_str() == "last"
+        for n in range(300):  # small ones, which would fit between the large ones
+            assert await ws.receive_str() == sent[n]
+            sent.append(f"small {n}")
+            room.publish(sent[-1].encode())
+        assert [await ws.receive_str() for _ in range(300)] == sent[300:]
     assert room.hub.dropped == 0
+
+
+async def test_a_client_that_keeps_up_needs_no_queue_and_no_task() -> None:
+    room = Room(queue=0)
+    async with serving(room) as session, session.ws_connect(room.url) as ws:
+        await ws.send_str("open")
+        assert await ws.receive_str() == "open"
+        tasks = asyncio.all_tasks()
+        room.publish(b"1")
+        assert asyncio.all_tasks() == tasks
+        assert await ws.receive_str() == "1"
+
+
+async def test_sending_to_a_connection_that_is_just_lost_raises_nothing() -> None:
+    room = Room()
+    async with serving(room):
+        peer = await room.raw()
+        for client in room.hub.clients:
+            client.transport.abort()
+        room.publish(b"x")
+        await room.opened(0)
+        peer.close()
+
+
+async def test_compression_is_not_negotiated() -> None:
+    room = Room()
+    async with serving(room) as session, session.ws_connect(room.url, compress=15) as ws:
+        assert not ws.compress
 
 
 async def test_a_stalled_client_is_dropped_and_counted_and_delays_nobody() -> None:

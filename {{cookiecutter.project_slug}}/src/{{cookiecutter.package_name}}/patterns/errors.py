@@ -15,7 +15,7 @@ Not: a catalogue of problem types. `type` is `about:blank` until an error brings
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -41,8 +41,9 @@ def problem_document(error: web.HTTPException) -> dict[str, object]:
     """The members of RFC 9457, section 3.1, for an error, and those that it brings itself."""
     title = _title(error.status)
     text = error.text if error.text != f"{error.status}: {error.reason}" else None
-    problem = {"type": "about:blank", "title": title, "status": error.status}
-    return problem | {"detail": text or title} | dict(getattr(error, "problem", {}))
+    extra: Mapping[str, object] = getattr(error, "problem", {})
+    common = {"type": "about:blank", "title": title, "status": error.status}
+    return {**common, "detail": text or title, **extra}
 
 
 def errors(*, request_id: Callable[[web.Request], str] | None = None) -> Middleware:
@@ -87,7 +88,8 @@ def _answer(
         if request.transport is not None:
             request.transport.abort()
         return started
-    problem = problem_document(error) | {"instance": request.rel_url.raw_path}
+    problem = problem_document(error)
+    problem["instance"] = request.rel_url.raw_path
     if request_id is not None:
         problem["request_id"] = request_id(request)
     headers = error.headers.copy()

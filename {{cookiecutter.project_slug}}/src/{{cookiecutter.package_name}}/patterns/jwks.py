@@ -11,8 +11,8 @@ Wiring::
 
 Needs: aiohttp>=3.14.4, pyjwt[crypto]>=2.13
 Order: its cleanup context after the one that opens the session.
-Not: discovery, Cache-Control, or a second URL. A key replaced under the same `kid` is noticed by
-    the background refresh, not by tokens. Stale keys are served for as long as the issuer is away.
+Not: discovery or Cache-Control. A key replaced under the same `kid` is noticed by the background
+    refresh, not by tokens. Stale keys are served for as long as the issuer is away.
 """
 
 import asyncio
@@ -76,8 +76,7 @@ class JWKS:
         return bool(self._keys)
 
     async def __call__(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
-        key = self._find(kid, algorithm)
-        if key is None:
+        if (key := self._find(kid, algorithm)) is None:
             await self.refresh()
             key = self._find(kid, algorithm)
         if not self.ready:  # a 401 would make honest clients throw good tokens away
@@ -118,9 +117,8 @@ class JWKS:
         self.fetches += 1
         try:
             keys = await self._download()
-            same = [raw for raw, _ in keys] == [raw for raw, _ in self._keys]
-            self._keys, self._fetched = keys, self._timing.now()
-            if not same:
+            before, self._keys, self._fetched = self._keys, keys, self._timing.now()
+            if [raw for raw, _ in before] != [raw for raw, _ in keys]:
                 self._changed()
         except Exception as error:  # whatever the issuer does, the keys at hand stay
             self.failures += 1

@@ -12,8 +12,8 @@ Wiring::
 
 Needs: aiohttp>=3.14.4
 Order: inside errors (which formats the 401) and CORS (which answers preflights), last of all.
-Not: verification, cache and tickets, which are passed in (`jwt_verify.py`, `token_cache.py`,
-    `stream_tickets.py`). A partial, or a decorator without `functools.wraps`, loses the marks.
+Not: verification, cache and tickets, which are passed in. A partial, or a decorator without
+    `functools.wraps`, loses the marks.
 """
 
 import json
@@ -45,6 +45,7 @@ SCOPES, TICKETED = "__auth_scopes__", "__auth_ticketed__"
 # RFC 6750 section 2.1; what is longer is refused before anything is decoded.
 TOKEN68 = re.compile(r"(?!.{8193})[A-Za-z0-9._~+/-]+=*")
 SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3, one scope-token
+SCOPES_CLAIM = re.compile(f"({SCOPE.pattern}( {SCOPE.pattern})*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def ticketed(handler: Marked) -> Marked:
 
 def required_scopes(handler: object, method: str = "GET") -> frozenset[str] | None:
     """The scopes a route's handler needs, empty for any valid token, None when it is public."""
-    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, frozenset()))
+    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, frozenset[str]()))
 
 
 def jwt_auth(
@@ -127,8 +128,7 @@ def jwt_auth(
             raise _refusal(request, "missing", challenge)
         request[CLAIMS] = claims
         if not needed <= claims.scopes:
-            lacking = f'error="insufficient_scope", scope="{" ".join(sorted(needed))}"'
-            raise _refusal(request, "scope", f"{challenge}, {lacking}", web.HTTPForbidden)
+            raise _refusal(request, "scope", f'{challenge}, error="insufficient_scope"', needed)
         return await handler(request)
 
     return auth
@@ -149,9 +149,8 @@ def _bearer(request: web.Request) -> str | None:
 
 def _ticket(request: web.Request, token: str | None) -> str | None:
     """The ticket, on routes that take one; elsewhere `?ticket=` is any other query parameter."""
-    if not _mark(request.match_info.handler, request.method, TICKETED, False):
-        return None
-    tickets = request.query.getall("ticket", [])
+    taken = _mark(request.match_info.handler, request.method, TICKETED, False)
+    tickets = request.query.getall("ticket", []) if taken else []
     if len(tickets) + (token is not None) > 1:  # RFC 6750 section 2: one method only
         raise ValueError("ambiguous credentials")
     return tickets[0] if tickets else None
@@ -164,10 +163,9 @@ def _claims(payload: Mapping[str, object]) -> Claims:
         raise ValueError("bad sub")
     if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
         raise ValueError("bad exp")  # noqa: TRY004  # a bad token, not a programming error
-    names = scopes.split(" ") if isinstance(scopes, str) and scopes else []
-    if not isinstance(scopes, str) or not all(SCOPE.fullmatch(name) for name in names):
+    if not isinstance(scopes, str) or not SCOPES_CLAIM.fullmatch(scopes):
         raise ValueError("bad scope")
-    return Claims(sub, frozenset(names), expires_at, payload)
+    return Claims(sub, frozenset(scopes.split()), expires_at, payload)
 
 
 def _marked(handler: Marked, scopes: frozenset[str] | None) -> Marked:
@@ -188,8 +186,10 @@ def _mark(handler: object, method: str, name: str, default: object) -> object:
 
 
 def _refusal(
-    request: web.Request, why: str, challenge: str, kind: type[web.HTTPError] = web.HTTPUnauthorized
+    request: web.Request, why: str, challenge: str, needed: frozenset[str] = frozenset()
 ) -> web.HTTPError:
     request[AUTH_FAILURE] = why
+    kind = web.HTTPForbidden if needed else web.HTTPUnauthorized
+    scopes = f', scope="{" ".join(sorted(needed))}"' if needed else ""
     text = "A bearer token that is valid here is required."
-    return kind(headers={"WWW-Authenticate": challenge}, text=text)
+    return kind(headers={"WWW-Authenticate": challenge + scopes}, text=text)

@@ -15,7 +15,7 @@ Not: scopes and subject, which `jwt_auth.py` reads; revocation before `exp`.
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,11 +64,13 @@ def hs256_verifier(secret: bytes, policy: TokenPolicy) -> Verify:
     """Verify HS256 and nothing else; ValueError for a secret under 32 bytes (RFC 7518 3.2)."""
     if len(secret) < 32:
         raise ValueError("the HS256 secret must have at least 32 bytes")
-    with _guarded("the HS256 secret must be random bytes, not a public key"):
+    try:
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except jwt.PyJWTError:
+        raise ValueError("the HS256 secret must be random bytes, not a public key") from None
 
     async def verify(token: str) -> Mapping[str, object]:
-        return _payload(_compact(token), secret, "HS256", policy)
+        return _payload(token, secret, "HS256", policy)
 
     return verify
 
@@ -81,8 +83,8 @@ def jwks_verifier(keys: KeySource, policy: TokenPolicy) -> Verify:
     """
 
     async def verify(token: str) -> Mapping[str, object]:
-        with _guarded():
-            header = jwt.get_unverified_header(_compact(token))
+        with _guarded(token):
+            header = jwt.get_unverified_header(token)
         if (algorithm := header.get("alg")) not in ASYMMETRIC:
             raise ValueError("algorithm")
         try:
@@ -94,17 +96,11 @@ def jwks_verifier(keys: KeySource, policy: TokenPolicy) -> Verify:
     return verify
 
 
-def _compact(token: str) -> str:
-    if not COMPACT.fullmatch(token):
-        raise ValueError("malformed")
-    return token
-
-
 def _payload(
     token: str, key: bytes | jwt.PyJWK, algorithm: str, policy: TokenPolicy
 ) -> Mapping[str, object]:
     aud, iss = policy.audience, policy.issuer
-    with _guarded():
+    with _guarded(token):
         decoded = DECODER.decode_complete(token, key, [algorithm], audience=aud, issuer=iss)
     header: dict[str, object] = decoded["header"]
     payload: dict[str, object] = decoded["payload"]
@@ -132,9 +128,11 @@ def _time(payload: Mapping[str, object], name: str) -> float:
 
 
 @contextmanager
-def _guarded(why: str = "") -> Iterator[None]:
+def _guarded(token: str) -> Generator[None]:
     """PyJWT and what is below it raise no closed set of errors; a stranger's bytes are no 500."""
+    if not COMPACT.fullmatch(token):
+        raise ValueError("malformed")
     try:
         yield
     except Exception as error:
-        raise ValueError(why or type(error).__name__) from None
+        raise ValueError(type(error).__name__) from None

@@ -9,45 +9,43 @@ Wiring::
 
 Needs: aiohttp>=3.14.4, pydantic>=2.12
 Order: a startup callback of the outermost application; `serve_openapi` is a handler like others.
-Not: a page to read it with. Static files, and `*` routes but those of views, are not described.
+Not: a page to read it with. Static files, HEAD, and `*` but for views, are not described.
 """
 
+import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from aiohttp import hdrs, web
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
 
 __all__ = ["OPENAPI", "answers", "openapi", "routes_of", "serve_openapi"]
 
 Json = dict[str, Any]
-Schema = Callable[[TypeAdapter[object], Literal["validation", "serialization"]], Json]
+Mode = Literal["validation", "serialization"]
+Schemas = Mapping[tuple[int, Mode], Json]
 Marked = TypeVar("Marked", bound=Callable[..., object])
 
 OPENAPI = web.AppKey("openapi", bytes)
 ANSWERS = "__openapi_answers__"
-REF = "#/components/schemas/"
-STRING: Json = {"type": "string"}
-LOC: Json = {"type": "array", "items": {"type": ["string", "integer"]}}
-ERROR: Json = {"type": "object", "properties": {"loc": LOC, "msg": STRING, "type": STRING}}
-PROBLEM: Json = {
-    "title": "Problem",
-    "description": "What went wrong, as RFC 9457 has it.",
-    "type": "object",
-    "properties": {
-        **dict.fromkeys(("type", "title", "detail", "instance", "request_id"), STRING),
-        "status": {"type": "integer"},
-        "errors": {"type": "array", "items": ERROR},
-    },
-    "required": ["type", "title", "status"],
-}
-HEADERS: Mapping[int, Json] = {
-    401: {"WWW-Authenticate": {"schema": STRING}},
-    503: {"Retry-After": {"schema": {"type": "integer"}}},
-}
+METHODS = hdrs.METH_ALL - {hdrs.METH_CONNECT, hdrs.METH_HEAD}
+BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
+
+class Problem(BaseModel):
+    """What went wrong, in the words of RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str = ""
+    errors: list[dict[str, str | list[str | int]]] = []
 
 
 class Part(Protocol):
@@ -63,66 +61,22 @@ class Operation(Protocol):
     """What a handler takes, by its parameters' names, and gives; `defaults` may be absent."""
 
     @property
-    def doc(self) -> str: ...
-    @property
     def parts(self) -> Mapping[str, Part]: ...
     @property
     def defaults(self) -> Mapping[str, object]: ...
     @property
-    def response(self) -> TypeAdapter[object] | None: ...
-    @property
-    def statuses(self) -> tuple[int, ...]: ...
-
-
-class Route(NamedTuple):
-    """A path of the router with one method, a class-based view being a route for each of its."""
-
-    method: str
-    path: str
-    handler: object
+    def responses(self) -> Mapping[int, TypeAdapter[object] | None]: ...
 
 
 def answers(*statuses: int, media_type: str = "") -> Callable[[Marked], Marked]:
     """Mark a handler as able to answer so beside what it returns: errors, streams, handshakes."""
 
     def mark(handler: Marked) -> Marked:
-        known: Mapping[int, str] = getattr(handler, ANSWERS, {})
+        known: Mapping[int, str] = vars(handler).get(ANSWERS, {})
         setattr(handler, ANSWERS, {**known, **dict.fromkeys(statuses, media_type)})
         return handler
 
     return mark
-
-
-def openapi(
-    *,
-    title: str,
-    version: str,
-    describe: Callable[[object, str], Operation | None],
-    scopes: Callable[[object, str], frozenset[str] | None] = lambda handler, method: None,
-) -> Callable[[web.Application], Awaitable[None]]:
-    """A startup callback that makes the document, which is then under `OPENAPI`.
-
-    `describe` and `scopes` are asked about each handler and method: what it takes and gives, and
-    which scopes a bearer token needs, None when it needs no token. Raises ValueError when a
-    handler takes a name from the path that its route does not have.
-    """
-
-    async def make(app: web.Application) -> None:
-        found = {route: describe(route.handler, route.method) for route in routes_of(app)}
-        schema, schemas = _schemas([each for each in found.values() if each is not None])
-        paths: dict[str, Json] = {}
-        for route, operation in found.items():
-            made = _operation(route, operation, schema, scopes(route.handler, route.method))
-            paths.setdefault(route.path, {})[route.method.lower()] = made
-        document = {
-            "openapi": "3.1.0",
-            "info": {"title": title, "version": version},
-            "paths": paths,
-            "components": {"schemas": schemas, "securitySchemes": {"bearer": BEARER}},
-        }
-        app[OPENAPI] = to_json(document)
-
-    return make
 
 
 async def serve_openapi(request: web.Request) -> web.Response:
@@ -130,63 +84,116 @@ async def serve_openapi(request: web.Request) -> web.Response:
     return web.Response(body=request.config_dict[OPENAPI], content_type="application/json")
 
 
-def routes_of(app: web.Application) -> Iterator[Route]:
-    """All routes, those of sub-applications too, but without the HEAD that comes with a GET."""
+def routes_of(app: web.Application) -> Iterator[tuple[str, str, object]]:
+    """Method, path and handler, or view, of all that is described, sub-applications included."""
     for route in app.router.routes():
         if route.resource is None or isinstance(route.resource, web.StaticResource):
             continue
-        handler, methods = route.handler, {route.method}
-        if isinstance(handler, type):
-            methods = {method for method in METHODS if hasattr(handler, method.lower())}
-        beside = methods | {each.method for each in route.resource}
+        methods = {route.method}
+        if isinstance(route.handler, type):
+            methods = {method for method in METHODS if hasattr(route.handler, method.lower())}
         for method in sorted(methods & METHODS):
-            if method != "HEAD" or "GET" not in beside:
-                yield Route(method, route.resource.canonical, handler)
+            yield method, route.resource.canonical, route.handler
 
 
-def _schemas(operations: list[Operation]) -> tuple[Schema, Json]:
-    """The schema of each adapter, and those of the models that they refer to by name."""
-    asked: list[tuple[int, Mode, TypeAdapter[object]]] = []
+def openapi(
+    *,
+    title: str,
+    version: str,
+    describe: Callable[[object, str], Operation | None],
+    scopes: Callable[[object, str], Set[str] | None] = lambda handler, method: None,
+) -> Callable[[web.Application], Awaitable[None]]:
+    """A startup callback that makes the document, which is then under `OPENAPI`.
+
+    `describe` and `scopes` tell of each handler and method what it takes and gives, and which
+    scopes its token needs, None for no token. Raises ValueError for a name that a path lacks.
+    """
+
+    async def make(app: web.Application) -> None:
+        routes = [(*route, describe(route[2], route[0])) for route in routes_of(app)]
+        schemas, named = _schemas(operation for *_, operation in routes if operation is not None)
+        paths: dict[str, Json] = {}
+        ids: Counter[str] = Counter()
+        for method, path, handler, operation in routes:
+            function = getattr(handler, method.lower(), handler)
+            summary, _, more = (inspect.getdoc(function) or "").partition("\n")
+            needed = scopes(handler, method)
+            name = re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_")
+            ids[name] += 1
+            made: Json = {
+                "operationId": f"{name}_{ids[name]}" if ids[name] > 1 else name,
+                "tags": [function.__module__.rpartition(".")[2]],
+                "summary": summary,
+                "description": more.strip(),
+                "security": [] if needed is None else [{"bearer": sorted(needed)}],
+                **_taken(path, operation, schemas),
+            }
+            made["responses"] = _responses(function, operation, schemas, made)
+            paths.setdefault(path, {})[method.lower()] = made
+        components = {"schemas": named, "securitySchemes": {"bearer": BEARER}}
+        document: Json = {"info": {"title": title, "version": version}, "paths": paths}
+        app[OPENAPI] = to_json({"openapi": "3.1.0", **document, "components": components})
+
+    return make
+
+
+def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, Json]:
+    """The schema of each adapter, by its id, and those of the models that they refer to."""
+    asked: list[tuple[int, Mode, TypeAdapter[Any]]] = [(0, "serialization", TypeAdapter(Problem))]
     for operation in operations:
-        for part in operation.parts.values():
-            asked.append((id(part.adapter), "validation", part.adapter))
-        if operation.response is not None:
-            asked.append((id(operation.response), "serialization", operation.response))
-    schemas, more = TypeAdapter.json_schemas(asked, ref_template=REF + "{model}")
-    named = {**more.get("$defs", {}), "Problem": PROBLEM}
-    return lambda adapter, mode: schemas[id(adapter), mode], named
+        takes = [part.adapter for part in operation.parts.values()]
+        asked.extend((id(adapter), "validation", adapter) for adapter in takes)
+        gives = [adapter for adapter in operation.responses.values() if adapter is not None]
+        asked.extend((id(adapter), "serialization", adapter) for adapter in gives)
+    schemas, more = TypeAdapter.json_schemas(asked, ref_template="#/components/schemas/{model}")
+    return schemas, more["$defs"]
 
 
-def _operation(
-    route: Route, operation: Operation | None, schema: Schema, needed: frozenset[str] | None
-) -> Json:
-    handler = getattr(route.handler, route.method.lower(), route.handler)
-    doc = operation.doc if operation is not None else inspect.getdoc(handler) or ""
-    parts = operation.parts if operation is not None else {}
-    summary, _, description = doc.partition("\n")
-    made: Json = {
-        "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_"),
-        "tags": [handler.__module__.rpartition(".")[2]],
-        "summary": summary,
-        "description": description.strip(),
-        "parameters": _parameters(route, operation, schema),
-        "responses": _responses(..),
-        "security": [] if needed is None else [{"bearer": sorted(needed)}],
-    }
+def _taken(path: str, operation: Operation | None, schemas: Schemas) -> Json:
+    """The parameters, at least those that the path has, and the body."""
+    parts: Mapping[str, Part] = operation.parts if operation is not None else {}
+    defaults: Mapping[str, object] = operation.defaults if operation is not None else {}
+    made: Json = {}
+    names = re.findall(r"{(\w+)}", path)
+    found = {("path", name): _parameter({"type": "string"}) for name in names}
     for name, part in parts.items():
+        schema, optional = schemas[id(part.adapter), "validation"], name in defaults
         if part.media_type:
-            content = {part.media_type: {"schema": schema(part.adapter, "validation")}}
-            made["requestBody"] = {"content": content, "required": name not in operation.defaults}
-    return made
+            content = {part.media_type: {"schema": schema}}
+            made["requestBody"] = {"required": not optional, "content": content}
+        elif part.place == "path" and part.name not in names:
+            raise ValueError(f"{path} has no {part.name!r}, which its handler takes from there")
+        elif part.place in ("path", "query", "header"):
+            found[part.place, part.name] = _parameter(schema, *([defaults[name]] if optional else []))
+    parameters = [{"in": place, "name": name, **each} for (place, name), each in found.items()]
+    return {"parameters": parameters, **made}
 
 
-def _parameters(route: Route, operation: Operation | None, schema: Schema) -> list[Json]:
-    made: dict[str, Json] = {}
-    in_path = dict.fromkeys(re.findall(r"{(\w+)}", route.path))
-    found = [{"name":..}]
-    ...
+def _parameter(schema: Json, *default: object) -> Json:
+    """Text has no null: what may be None may be left out."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    made = {**schema, "anyOf": kinds} if kinds else {**schema}
+    if default and default[0] is not None:
+        made["default"] = to_jsonable_python(default[0])
+    return {"required": not default, "schema": made}
 
 
-def _text(schema: Json, default) -> Json:
-    """There is no null in a URL: a parameter that may be None may be left out."""
-    kinds = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
+def _responses(func: object, operation: Operation | None, schemas: Schemas, made: Json) -> Json:
+    """Its own, those of its marks, and those of the middlewares, the router and the reading."""
+    errors = {400, 500, 503}
+    errors.update((408, 413, 415, 422) if "requestBody" in made else ())
+    errors.update(*((404, 422) if each["in"] == "path" else (422,) for each in made["parameters"]))
+    errors.update(*((401, 403) if each["bearer"] else (401,) for each in made["security"]))
+    problem = {"application/problem+json": {"schema": schemas[0, "serialization"]}}
+    contents: dict[int, Json] = dict.fromkeys(errors, problem)
+    for status, adapter in operation.responses.items() if operation is not None else ():
+        schema = schemas[id(adapter), "serialization"] if adapter is not None else None
+        contents[status] = {"application/json": {"schema": schema}} if schema else {}
+    marked: Mapping[int, str] = getattr(func, ANSWERS, {})
+    for status, media_type in marked.items():
+        contents[status] = problem if status >= 400 else {media_type: {}} if media_type else {}
+    contents |= {200: {}} if min(contents) >= 400 else {}
+    return {
+        str(status): {"description": HTTPStatus(status).phrase, "content": content}
+        for status, content in sorted(contents.items())
+    }

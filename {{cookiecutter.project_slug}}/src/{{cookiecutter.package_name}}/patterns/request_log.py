@@ -52,8 +52,8 @@ def request_log(
         response: web.StreamResponse | None = None
         status = 499  # neither an answer nor an error: cancelled, or the connection was lost
         try:
-            response = await handler(request)
-            status = response.status
+            response = answer = await handler(request)
+            status = answer.status
         except web.HTTPException as error:
             response, status = error, error.status
             raise
@@ -68,7 +68,7 @@ def request_log(
                 line.update(fields(request))
                 with contextlib.suppress(OSError):  # a closed pipe or full disk fails no request
                     write(encode(line))
-        return response
+        return answer
 
     return log
 

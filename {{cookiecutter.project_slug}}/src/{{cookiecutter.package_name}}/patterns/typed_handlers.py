@@ -24,7 +24,6 @@ from types import NoneType
 from typing import Generic, NamedTuple, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from pydantic import TypeAdapter, ValidationError
 
 __all__ = ["InvalidRequest", "Part", "Reply", "Source", "operation", "typed", "validation_errors"]
@@ -69,18 +68,22 @@ class Reply(Generic[T, Status]):
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+class Typed(Protocol):
+    """A handler, or the method of a class-based view, as aiohttp calls them."""
+
+    async def __call__(self, called: web.Request | web.View, /) -> web.StreamResponse: ...
+
+
 class Operation(NamedTuple):
     """What a typed handler takes, by the names of its parameters, and gives.
 
-    `defaults` hold the parts that may be absent. Without a `response` an answer is empty; without
-    `statuses` the handler answers with a stream, or a response, of its own.
+    `defaults` has the parts that may be absent. `responses` has the statuses, None being an empty
+    answer; a handler that has none answers with a stream, or a response, of its own.
     """
 
-    doc: str
     parts: Mapping[str, Part]
     defaults: Mapping[str, object]
-    response: TypeAdapter[object] | None
-    statuses: tuple[int, ...]
+    responses: Mapping[int, TypeAdapter[object] | None]
 
 
 class InvalidRequest(web.HTTPUnprocessableEntity):
@@ -114,12 +117,12 @@ def validation_errors(place: str, error: ValidationError, name: str = "") -> Err
     ]
 
 
-def typed(handler: Callable[..., Awaitable[object]]) -> Handler:
+def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     """Call the handler with what it is annotated to take, and encode what it returns as JSON.
 
     Raises `InvalidRequest` with the errors of all parts at once: where, what and which kind, never
     the input. The status is 200, 204 for None, or that of a `Reply`. A StreamResponse passes
-    through. An answer unlike its annotation is a ValueError, a 500.
+    through. A value that cannot be encoded as what is annotated is a ValueError, so a 500.
     """
     hints = get_type_hints(handler, include_extras=True)
     signature = inspect.signature(handler).parameters
@@ -147,8 +150,7 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Handler:
             raise InvalidRequest(errors)
         return answer(await handler(**values))
 
-    described = Operation(inspect.getdoc(handler) or "", parts, defaults, response, statuses)
-    setattr(call, OPERATION, described)
+    setattr(call, OPERATION, Operation(parts, defaults, dict.fromkeys(statuses, response)))
     return call
 
 

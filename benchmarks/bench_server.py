@@ -1,0 +1,133 @@
+"""The generated service with a few routes to measure on; `overload.py` starts it as a process.
+
+    python bench_server.py PATH_OF_GENERATED_SERVICE {adaptive,none,bare,NUMBER} [--loop uvloop]
+
+Middlewares, callbacks, contexts and server options are the service's own. `none` and a NUMBER are
+its own settings too: a fixed limit out of reach, and that limit. `bare` is aiohttp by itself.
+The address is printed as soon as it listens.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+POOL = asyncio.Semaphore(10)
+
+
+def burn(seconds: float) -> None:
+    """Use so much CPU time, however often the machine takes the core away."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+async def light(request: web.Request) -> web.Response:
+    return web.Response(body=b'{"ok":true}', content_type="application/json")
+
+
+async def wait(request: web.Request) -> web.Response:
+    await asyncio.sleep(int(request.match_info["ms"]) / 1000)
+    return await light(request)
+
+
+async def cpu(request: web.Request) -> web.Response:
+    await asyncio.sleep(int(request.match_info["ms"]) / 1000)
+    burn(0.001)
+    return await light(request)
+
+
+async def never_awaits(request: web.Request) -> web.Response:
+    burn(0.001)
+    return await light(request)
+
+
+async def pooled(request: web.Request) -> web.Response:
+    async with POOL:
+        await asyncio.sleep(0.020)
+    return await light(request)
+
+
+ROUTES = {
+    "/light": light,
+    "/wait/{ms}": wait,
+    "/cpu/{ms}": cpu,
+    "/never": never_awaits,
+    "/pool": pooled,
+}
+
+
+def service(folder: Path, limit: str) -> tuple[web.Application, Callable[..., Awaitable[None]]]:
+    sys.path.insert(0, str(folder / "src"))
+    (package,) = (path.parent.name for path in (folder / "src").glob("*/app.py"))
+    part = partial(import_module, package=package)
+    changes: dict[str, Any] = {}
+    if limit != "adaptive":
+        number = 10**9 if limit == "none" else int(limit)
+        changes = {"adaptive_concurrency": False, "max_concurrency": number}
+    settings = part(".settings").Settings.model_validate(
+        {
+            "env": "prod",
+            "jwt_secret": secrets.token_hex(32),
+            "jwt_issuer": "benchmark",
+            "jwt_audience": "benchmark",
+            "drain_delay": 0,
+            "shutdown_timeout": 0.5,
+        }
+        | changes
+    )
+    write = partial(os.write, os.open(os.devnull, os.O_WRONLY))
+    app = part(".app").create_app(settings, write)
+    public = part(".patterns.jwt_auth").public
+    app.add_routes([web.get(path, public(handler)) for path, handler in ROUTES.items()])
+    drain = app[part(".app").DRAIN]
+    listen = part(".patterns.drain").Listen(port=0, options=part(".__main__").OPTIONS)
+    return app, partial(drain.serve, app, listen, on_listening=lambda urls: announce(urls[0]))
+
+
+def announce(url: str) -> None:
+    print(url, flush=True)
+
+
+async def serve_bare() -> None:
+    app = web.Application()
+    app.add_routes([web.get(path, handler) for path, handler in ROUTES.items()])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+    await site.start()
+    announce("http://127.0.0.1:%d" % runner.addresses[0][1])
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("service", type=Path)
+    parser.add_argument("limit")
+    parser.add_argument("--loop", default="asyncio")
+    parser.add_argument("--core", type=int)
+    given = parser.parse_args()
+    if given.core is not None:
+        os.sched_setaffinity(0, {given.core})
+    logging.basicConfig(level=logging.ERROR)
+    factory = import_module(given.loop).new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        if given.limit == "bare":
+            runner.run(serve_bare())
+        else:
+            _, serve = service(given.service.resolve(), given.limit)
+            runner.run(serve())
+
+
+if __name__ == "__main__":
+    main()
