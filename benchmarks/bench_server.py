@@ -42,6 +42,13 @@ async def wait(request: web.Request) -> web.Response:
 
 
 async def cpu(request: web.Request) -> web.Response:
+    burn(0.0005)  # before and after the waiting, as validating and serialising are
+    await asyncio.sleep(int(request.match_info["ms"]) / 1000)
+    burn(0.0005)
+    return await light(request)
+
+
+async def in_step(request: web.Request) -> web.Response:
     await asyncio.sleep(int(request.match_info["ms"]) / 1000)
     burn(0.001)
     return await light(request)
@@ -62,6 +69,7 @@ ROUTES = {
     "/light": light,
     "/wait/{ms}": wait,
     "/cpu/{ms}": cpu,
+    "/step/{ms}": in_step,
     "/never": never_awaits,
     "/pool": pooled,
 }

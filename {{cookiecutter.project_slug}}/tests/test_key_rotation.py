@@ -171,7 +171,7 @@ async def test_no_valid_token_is_refused_and_the_issuer_is_asked_once_a_cooldown
             await load.run("retired", PHASE / 3)
         elapsed = time.monotonic() - begun
     figures = [
-        f"{keys.fetches} fetches, {keys.failures} failed, in {elapsed:.2f} s; cooldown {COOLDOWN} s",
+        f"{keys.fetches} fetches, {keys.failures} failed, {elapsed:.2f} s, cooldown {COOLDOWN} s",
         f"a new key was known {max(known):.3f} s after it was published",
     ]
     for phase, answers in load.answers.items():

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from . import api
 from .api.keys import BROKER, DEV_TOKEN, HUB, STREAMS, TICKETS
 from .dev import dev_token
+from .documentation import add_documentation
 from .operations import PROBES, Counted, operation_routes, show_numbers
 from .patterns.adaptive_limit import AdaptiveLimit
 from .patterns.backpressure import FixedLimit, Limit, Permits, backpressure
@@ -87,6 +88,8 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
         app.add_routes(parts.operations)
     else:
         app[ADMIN] = _admin_app(parts)
+    if settings.docs:
+        add_documentation(app)
     return app
 
 

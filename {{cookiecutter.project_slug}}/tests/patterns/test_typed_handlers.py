@@ -233,7 +233,7 @@ async def test_a_response_passes_through(ask: Ask) -> None:
     assert await ask(handler, "/?n=1") == (200, "2")
 
 
-async def test_a_value_unlike_its_annotation_is_an_error_of_the_server(ask: Ask) -> None:
+async def test_a_value_unlike_its_annotation_is_an_error_where_warnings_are(ask: Ask) -> None:
     @typed
     async def handler() -> list[int]:
         return ["x"]  # type: ignore[list-item]  # what is tested

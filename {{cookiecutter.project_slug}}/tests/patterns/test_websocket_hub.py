@@ -19,7 +19,7 @@ HANDSHAKE = (
 )
 
 
-class Room:
+class Channel:
     """A hub behind a real server, with the settings of production, and all that it subscribed."""
 
     def __init__(self, **options: object) -> None:
@@ -75,15 +75,15 @@ class Room:
 
 
 @asynccontextmanager
-async def serving(room: Room) -> AsyncIterator[aiohttp.ClientSession]:
+async def serving(channel: Channel) -> AsyncIterator[aiohttp.ClientSession]:
     app = web.Application()
-    app.router.add_get("/ws", room.handler)
+    app.router.add_get("/ws", channel.handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    room.runner = runner
-    room.url = f"{site.name}/ws"
+    channel.runner = runner
+    channel.url = f"{site.name}/ws"
     async with aiohttp.ClientSession() as session:
         yield session
     await runner.cleanup()
@@ -103,31 +103,31 @@ async def closed_with(ws: aiohttp.ClientWebSocketResponse) -> int | None:
 
 
 async def test_what_is_published_reaches_every_client_in_order() -> None:
-    room = Room()
-    async with serving(room) as session:
-        clients = [await session.ws_connect(room.url) for _ in range(4)]
-        await room.opened(4)
+    channel = Channel()
+    async with serving(channel) as session:
+        clients = [await session.ws_connect(channel.url) for _ in range(4)]
+        await channel.opened(4)
         for n in range(20):
-            room.publish(b"%d" % n)
+            channel.publish(b"%d" % n)
         for ws in clients:
             assert [await ws.receive_str() for _ in range(20)] == [str(n) for n in range(20)]
 
 
 async def test_a_message_is_answered_through_the_handler() -> None:
-    room = Room()
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel()
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("hello")
         assert await ws.receive_str() == "hello"
 
 
 @pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://[", "//h", ""])
 async def test_a_foreign_origin_is_refused_before_the_handshake(origin: str) -> None:
-    room = Room()
-    async with serving(room) as session:
+    channel = Channel()
+    async with serving(channel) as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await session.ws_connect(room.url, headers={"Origin": origin, "Host": "h"})
+            await session.ws_connect(channel.url, headers={"Origin": origin, "Host": "h"})
     assert refused.value.status == 403
-    assert room.sends == []
+    assert channel.sends == []
 
 
 @pytest.mark.parametrize(
@@ -137,32 +137,32 @@ async def test_a_foreign_origin_is_refused_before_the_handshake(origin: str) -> 
 async def test_the_same_host_or_an_allowed_origin_may_connect(
     origins: tuple[str, ...], origin: str
 ) -> None:
-    room = Room(origins=origins)
-    async with serving(room) as session:
-        ws = await session.ws_connect(room.url, headers={"Origin": origin, "Host": "h"})
+    channel = Channel(origins=origins)
+    async with serving(channel) as session:
+        ws = await session.ws_connect(channel.url, headers={"Origin": origin, "Host": "h"})
         await ws.close()
 
 
 async def test_the_same_host_is_refused_when_origins_are_listed_without_it() -> None:
-    room = Room(origins=["https://app.example"])
-    async with serving(room) as session:
+    channel = Channel(origins=["https://app.example"])
+    async with serving(channel) as session:
         with pytest.raises(aiohttp.WSServerHandshakeError):
-            await session.ws_connect(room.url, headers={"Origin": "http://h", "Host": "h"})
+            await session.ws_connect(channel.url, headers={"Origin": "http://h", "Host": "h"})
 
 
 async def test_a_plain_request_is_a_400_that_repeats_nothing() -> None:
-    room = Room()
-    async with serving(room) as session:
-        response = await session.get(room.url, headers={"Upgrade": "s3cret"})
+    channel = Channel()
+    async with serving(channel) as session:
+        response = await session.get(channel.url, headers={"Upgrade": "s3cret"})
         assert response.status == 400
         assert "s3cret" not in await response.text()
 
 
 async def test_subprotocols_are_refused_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    room = Room()
-    async with serving(room) as session:
+    channel = Channel()
+    async with serving(channel) as session:
         with pytest.raises(aiohttp.WSServerHandshakeError):
-            await session.ws_connect(room.url, protocols=["bearer.s3cret"])
+            await session.ws_connect(channel.url, protocols=["bearer.s3cret"])
     assert "s3cret" not in caplog.text
 
 
@@ -172,9 +172,9 @@ async def test_an_http_exception_of_the_handler_is_answered_and_the_connection_l
             raise web.HTTPUnprocessableEntity(text="No.")
         client.send(b"good")
 
-    room = Room()
-    room.on_text = picky
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel()
+    channel.on_text = picky
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("bad")
         assert await ws.receive_str() == "No."
         await ws.send_str("other")
@@ -182,8 +182,8 @@ async def test_an_http_exception_of_the_handler_is_answered_and_the_connection_l
 
 
 async def test_a_binary_message_is_answered_and_the_connection_lives() -> None:
-    room = Room(error_reply=lambda error: b"%d" % error.status)
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel(error_reply=lambda error: b"%d" % error.status)
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_bytes(b"\xff")
         assert await ws.receive_str() == "415"
         await ws.send_str("still here")
@@ -196,53 +196,53 @@ async def test_an_unexpected_error_closes_with_1011_and_is_logged_once(
     async def broken(client: Client, text: str) -> None:
         raise TimeoutError
 
-    room = Room()
-    room.on_text = broken
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel()
+    channel.on_text = broken
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("x")
         assert await closed_with(ws) == 1011
     assert len(caplog.records) == 1
 
 
 async def test_a_message_above_the_limit_closes_with_1009() -> None:
-    room = Room(max_message=1000)
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel(max_message=1000)
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("x" * 1001)
         assert await closed_with(ws) == 1009
-        await room.opened(0)
+        await channel.opened(0)
 
 
 async def test_bytes_that_are_no_utf_8_close_the_connection_without_a_log_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room = Room()
-    async with serving(room):
-        peer = await room.raw()
+    channel = Channel()
+    async with serving(channel):
+        peer = await channel.raw()
         await asyncio.get_running_loop().sock_sendall(peer, b"\x81\x81\0\0\0\0\xff")
-        await room.opened(0)
+        await channel.opened(0)
         peer.close()
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("left", [0.05, -5.0])
 async def test_a_socket_closes_with_1008_when_its_token_expires(left: float) -> None:
-    room = Room(now=lambda: 1000.0)
-    room.expires_at = 1000.0 + left
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel(now=lambda: 1000.0)
+    channel.expires_at = 1000.0 + left
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         assert await closed_with(ws) == 1008
 
 
 async def test_an_expiry_beyond_any_timer_is_accepted() -> None:
-    room = Room()
-    room.expires_at = 1e300
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel()
+    channel.expires_at = 1e300
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("hello")
         assert await ws.receive_str() == "hello"
 
 
 async def test_what_is_published_during_the_handshake_comes_first() -> None:
-    room = Room()
-    plain = room.source
+    channel = Channel()
+    plain = channel.source
 
     @asynccontextmanager
     async def eager(send: Callable[[bytes], None]) -> AsyncIterator[None]:
@@ -251,9 +251,9 @@ async def test_what_is_published_during_the_handshake_comes_first() -> None:
             send(b"2")
             yield
 
-    room.source = eager  # type: ignore[method-assign]  # a stand-in for this test
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
-        room.publish(b"3")
+    channel.source = eager  # type: ignore[method-assign]  # a stand-in for this test
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
+        channel.publish(b"3")
         assert [await ws.receive_str() for _ in range(3)] == ["1", "2", "3"]
 
 
@@ -262,9 +262,9 @@ async def test_nothing_is_sent_after_a_close() -> None:
         client.close(4000)
         client.send(b"too late")
 
-    room = Room()
-    room.on_text = leave
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel()
+    channel.on_text = leave
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("bye")
         assert (await ws.receive()).type is WSMsgType.CLOSE
         assert ws.close_code == 4000
@@ -273,13 +273,13 @@ async def test_nothing_is_sent_after_a_close() -> None:
 async def test_a_peer_that_closes_with_much_unread_keeps_its_socket_for_a_moment_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room = Room(queue=10_000, close_timeout=0.1, heartbeat=0.05)
-    async with serving(room):
-        peer = await room.raw()
+    channel = Channel(queue=10_000, close_timeout=0.1, heartbeat=0.05)
+    async with serving(channel):
+        peer = await channel.raw()
         for _ in range(200):
-            room.publish(b"x" * 60_000)
+            channel.publish(b"x" * 60_000)
         peer.shutdown(socket.SHUT_WR)
-        await room.disconnected()
+        await channel.disconnected()
         peer.close()
     gc.collect()
     assert caplog.records == []
@@ -288,8 +288,8 @@ async def test_a_peer_that_closes_with_much_unread_keeps_its_socket_for_a_moment
 async def test_a_client_that_leaves_while_the_source_opens_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room, handlers = Room(), list[web.Request]()
-    plain, serve = room.source, room.handler
+    channel, handlers = Channel(), list[web.Request]()
+    plain, serve = channel.source, channel.handler
 
     async def noted(request: web.Request) -> web.WebSocketResponse:
         handlers.append(request)
@@ -301,12 +301,12 @@ async def test_a_client_that_leaves_while_the_source_opens_is_no_error(
             await until(lambda: handlers[0].transport is None)
             yield
 
-    room.source, room.handler = late, noted  # type: ignore[method-assign]  # stand-ins
-    async with serving(room):
-        peer = await room.raw()
+    channel.source, channel.handler = late, noted  # type: ignore[method-assign]  # stand-ins
+    async with serving(channel):
+        peer = await channel.raw()
         peer.close()
-        await room.opened(0)
-        await room.disconnected()
+        await channel.opened(0)
+        await channel.disconnected()
     assert caplog.records == []
 
 
@@ -316,118 +316,118 @@ async def test_an_error_of_the_source_is_still_an_http_answer() -> None:
         raise web.HTTPServiceUnavailable
         yield
 
-    room = Room()
-    room.source = down  # type: ignore[method-assign]  # a stand-in for this test
-    async with serving(room) as session:
+    channel = Channel()
+    channel.source = down  # type: ignore[method-assign]  # a stand-in for this test
+    async with serving(channel) as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await session.ws_connect(room.url)
+            await session.ws_connect(channel.url)
         assert refused.value.status == 503
-        assert room.hub.open == 0
+        assert channel.hub.open == 0
 
 
 async def test_a_reader_that_is_slow_for_a_while_still_gets_all_in_order() -> None:
-    room = Room(queue=10_000)
-    async with serving(room) as session, session.ws_connect(room.url, max_msg_size=0) as ws:
-        await room.opened(1)
+    channel = Channel(queue=10_000)
+    async with serving(channel) as session, session.ws_connect(channel.url, max_msg_size=0) as ws:
+        await channel.opened(1)
         sent = [str(n) * 20_000 for n in range(300)]
         for text in sent:
-            room.publish(text.encode())
+            channel.publish(text.encode())
         for n in range(300):  # small ones, which would fit between the large ones
             assert await ws.receive_str() == sent[n]
             sent.append(f"small {n}")
-            room.publish(sent[-1].encode())
+            channel.publish(sent[-1].encode())
         assert [await ws.receive_str() for _ in range(300)] == sent[300:]
-    assert room.hub.dropped == 0
+    assert channel.hub.dropped == 0
 
 
 async def test_a_client_that_keeps_up_needs_no_queue_and_no_task() -> None:
-    room = Room(queue=0)
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel(queue=0)
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("open")
         assert await ws.receive_str() == "open"
         tasks = asyncio.all_tasks()
-        room.publish(b"1")
+        channel.publish(b"1")
         assert asyncio.all_tasks() == tasks
         assert await ws.receive_str() == "1"
 
 
 async def test_sending_to_a_connection_that_is_just_lost_raises_nothing() -> None:
-    room = Room()
-    async with serving(room):
-        peer = await room.raw()
-        for client in room.hub.clients:
+    channel = Channel()
+    async with serving(channel):
+        peer = await channel.raw()
+        for client in channel.hub.clients:
             client.transport.abort()
-        room.publish(b"x")
-        await room.opened(0)
+        channel.publish(b"x")
+        await channel.opened(0)
         peer.close()
 
 
 async def test_compression_is_not_negotiated() -> None:
-    room = Room()
-    async with serving(room) as session, session.ws_connect(room.url, compress=15) as ws:
+    channel = Channel()
+    async with serving(channel) as session, session.ws_connect(channel.url, compress=15) as ws:
         assert not ws.compress
 
 
 async def test_a_stalled_client_is_dropped_and_counted_and_delays_nobody() -> None:
-    room = Room(queue=4, close_timeout=0.1)
-    async with serving(room) as session, session.ws_connect(room.url) as healthy:
-        await room.opened(1)
-        stalled = await room.raw()
+    channel = Channel(queue=4, close_timeout=0.1)
+    async with serving(channel) as session, session.ws_connect(channel.url) as healthy:
+        await channel.opened(1)
+        stalled = await channel.raw()
         count = 0
-        while room.hub.dropped == 0:
-            room.publish(b"x" * 60_000)
+        while channel.hub.dropped == 0:
+            channel.publish(b"x" * 60_000)
             count += 1
             await healthy.receive_str()
-        await room.opened(1)
-        room.publish(b"after")
+        await channel.opened(1)
+        channel.publish(b"after")
         assert await healthy.receive_str() == "after"
-        await until(lambda: len(room.sends) == 1)
+        await until(lambda: len(channel.sends) == 1)
         stalled.close()
-    assert room.hub.dropped == 1
+    assert channel.hub.dropped == 1
 
 
 async def test_a_slow_client_that_reads_on_sees_1013() -> None:
-    room = Room(queue=2)
-    async with serving(room) as session:
-        ws = await session.ws_connect(room.url, max_msg_size=0)
-        await room.opened(1)
-        while room.hub.dropped == 0:
-            room.publish(b"x" * 60_000)
+    channel = Channel(queue=2)
+    async with serving(channel) as session:
+        ws = await session.ws_connect(channel.url, max_msg_size=0)
+        await channel.opened(1)
+        while channel.hub.dropped == 0:
+            channel.publish(b"x" * 60_000)
         assert await closed_with(ws) == 1013
 
 
 async def test_a_client_without_heartbeat_answers_is_let_go() -> None:
-    room = Room(heartbeat=0.05, close_timeout=0.05)
-    async with serving(room):
-        silent = await room.raw()
-        await room.opened(0)
+    channel = Channel(heartbeat=0.05, close_timeout=0.05)
+    async with serving(channel):
+        silent = await channel.raw()
+        await channel.opened(0)
         silent.close()
-    assert room.sends == []
+    assert channel.sends == []
 
 
 async def test_a_drain_closes_all_with_1001_and_waits_for_their_answers() -> None:
-    room = Room()
-    async with serving(room) as session:
-        clients = [await session.ws_connect(room.url) for _ in range(5)]
-        await room.opened(5)
+    channel = Channel()
+    async with serving(channel) as session:
+        clients = [await session.ws_connect(channel.url) for _ in range(5)]
+        await channel.opened(5)
         codes = asyncio.gather(*map(closed_with, clients))
-        await room.hub.drain(5.0)
-        assert room.hub.open == 0
+        await channel.hub.drain(5.0)
+        assert channel.hub.open == 0
         assert await codes == [1001] * 5
 
 
 async def test_a_drain_aborts_those_who_do_not_read_or_answer_in_time() -> None:
-    room = Room(queue=10_000, close_timeout=30.0)
-    async with serving(room):
-        silent = [await room.raw() for _ in range(2)]
-        stalled = [await room.raw() for _ in range(2)]
-        for send in room.sends[2:]:
+    channel = Channel(queue=10_000, close_timeout=30.0)
+    async with serving(channel):
+        silent = [await channel.raw() for _ in range(2)]
+        stalled = [await channel.raw() for _ in range(2)]
+        for send in channel.sends[2:]:
             for _ in range(200):
                 send(b"x" * 60_000)
         begun = time.monotonic()
-        await room.hub.drain(0.2)
+        await channel.hub.drain(0.2)
         assert 0.15 < time.monotonic() - begun < 1.0
-        assert room.hub.open == 0
+        assert channel.hub.open == 0
         for connection in silent + stalled:
             connection.close()
 
@@ -440,12 +440,12 @@ async def test_a_message_in_hand_is_finished_before_the_socket_closes() -> None:
         await proceed.wait()
         finished.set()
 
-    room = Room()
-    room.on_text = slow
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    channel = Channel()
+    channel.on_text = slow
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("x")
         await begun.wait()
-        draining = asyncio.create_task(room.hub.drain(5.0))
+        draining = asyncio.create_task(channel.hub.drain(5.0))
         await asyncio.sleep(0)
         proceed.set()
         assert await closed_with(ws) == 1001
@@ -454,57 +454,57 @@ async def test_a_message_in_hand_is_finished_before_the_socket_closes() -> None:
 
 
 async def test_who_connects_to_a_draining_hub_gets_1001() -> None:
-    room = Room()
-    async with serving(room) as session:
-        await room.hub.drain(1.0)
-        ws = await session.ws_connect(room.url)
+    channel = Channel()
+    async with serving(channel) as session:
+        await channel.hub.drain(1.0)
+        ws = await session.ws_connect(channel.url)
         assert await closed_with(ws) == 1001
 
 
 async def test_after_clients_left_in_every_ugly_way_nothing_is_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room = Room(close_timeout=0.05)
-    async with serving(room) as session:
+    channel = Channel(close_timeout=0.05)
+    async with serving(channel) as session:
         tasks = len(asyncio.all_tasks())
         for n in range(12):
-            peer = await room.raw()
+            peer = await channel.raw()
             if n % 3 == 0:  # a reset, with bytes unread
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             elif n % 3 == 1:  # half of a frame
                 await asyncio.get_running_loop().sock_sendall(peer, b"\x81\xfe\x10")
-            room.publish(b"x")
+            channel.publish(b"x")
             peer.close()
-        ws = await session.ws_connect(room.url)
+        ws = await session.ws_connect(channel.url)
         await ws.close()
-        await room.opened(0)
+        await channel.opened(0)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         gc.collect()
-    assert room.sends == []
+    assert channel.sends == []
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
 async def test_a_handler_that_is_cancelled_frees_its_client() -> None:
-    room, handlers = Room(), list[asyncio.Task[object]]()
-    plain = room.handler
+    channel, handlers = Channel(), list[asyncio.Task[object]]()
+    plain = channel.handler
 
     async def noted(request: web.Request) -> web.WebSocketResponse:
         handlers.append(asyncio.current_task())  # type: ignore[arg-type]  # inside of one
         return await plain(request)
 
-    room.handler = noted  # type: ignore[method-assign]  # a stand-in for this test
-    async with serving(room) as session, session.ws_connect(room.url):
-        await room.opened(1)
+    channel.handler = noted  # type: ignore[method-assign]  # a stand-in for this test
+    async with serving(channel) as session, session.ws_connect(channel.url):
+        await channel.opened(1)
         handlers[0].cancel()
-        await room.opened(0)
-    assert room.sends == []
+        await channel.opened(0)
+    assert channel.sends == []
 
 
 async def test_a_client_that_left_before_its_turn_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room, gone = Room(), asyncio.Event()
-    plain = room.handler
+    channel, gone = Channel(), asyncio.Event()
+    plain = channel.handler
 
     async def late(request: web.Request) -> web.WebSocketResponse:
         while request.transport is not None:  # noqa: ASYNC110  # this is the condition itself
@@ -512,9 +512,9 @@ async def test_a_client_that_left_before_its_turn_is_no_error(
         gone.set()
         return await plain(request)
 
-    room.handler = late  # type: ignore[method-assign]  # a stand-in for this test
-    async with serving(room):
-        host, _, port = room.url.removeprefix("http://").removesuffix("/ws").partition(":")
+    channel.handler = late  # type: ignore[method-assign]  # a stand-in for this test
+    async with serving(channel):
+        host, _, port = channel.url.removeprefix("http://").removesuffix("/ws").partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.write(HANDSHAKE + b"\r\n")
         await writer.drain()
@@ -522,16 +522,16 @@ async def test_a_client_that_left_before_its_turn_is_no_error(
         with suppress(ConnectionError):
             await writer.wait_closed()
         await gone.wait()
-    assert room.hub.open == 0
+    assert channel.hub.open == 0
     assert caplog.records == []
 
 
 async def test_the_wiring_of_the_docstring_works() -> None:
-    room, app = Room(), web.Application()
-    names = {"app": app, "web": web, "Hub": Hub, "on_text": room.echo}
+    channel, app = Channel(), web.Application()
+    names = {"app": app, "web": web, "Hub": Hub, "on_text": channel.echo}
     block = (pattern.__doc__ or "").split("Wiring::\n\n")[1].split("\n\nNeeds")[0]
-    exec(textwrap.dedent(block), {**names, "subscribe_to_chat": room.source})  # noqa: S102
-    room.handler = next(iter(app.router.routes())).handler  # type: ignore[method-assign, assignment]  # the block's
-    async with serving(room) as session, session.ws_connect(room.url) as ws:
+    exec(textwrap.dedent(block), {**names, "subscribe_to_chat": channel.source})  # noqa: S102
+    channel.handler = next(iter(app.router.routes())).handler  # type: ignore[method-assign, assignment]  # the block's
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
         await ws.send_str("hello")
         assert await ws.receive_str() == "hello"

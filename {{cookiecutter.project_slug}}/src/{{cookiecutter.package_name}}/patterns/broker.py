@@ -32,6 +32,7 @@ __all__ = ["Backlog", "Broker", "Deliver", "Event", "MemoryBroker"]
 ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 BATCH = 200  # deliveries in one go: at about 5 us each this holds the loop for a millisecond
 LOGGER = logging.getLogger(__name__)
+Key = tuple[int, int]
 
 
 class Event(NamedTuple):
@@ -40,14 +41,9 @@ class Event(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What a subscriber missed; `reset` when some of it is no longer kept, or its id is unknown.
-
-    `position` is the id to resume from if nothing else arrives.
-    """
-
-    events: Sequence[Event]
-    position: str
-    reset: bool
+    events: Sequence[Event]  # what was missed
+    position: str  # the id to resume from if nothing else arrives
+    reset: bool  # some of it is no longer kept, or the id is unknown
 
 
 # Called for one event after the other, in order. It is no coroutine: nobody can hold up the others.
@@ -59,27 +55,22 @@ class Broker(Protocol):
 
     async def publish(self, topic: str, payload: bytes) -> Event:
         """Append to the topic; the answer bears the id."""
-        ...
 
     async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
         """The oldest kept events after `after`, and whether there are more."""
-        ...
 
     def subscribe(
         self, topic: str, deliver: Deliver, after: str | None = None
     ) -> AbstractAsyncContextManager[Backlog]:
         """Deliver while it is open; with `after`, the backlog ends where delivery begins."""
-        ...
 
 
 class _Topic:
-    def __init__(self, floor: tuple[int, int], history: int) -> None:
+    def __init__(self, floor: Key, history: int) -> None:
         self.floor = floor  # every event of the topic with a greater id is still kept
         self.events: deque[Event] = deque(maxlen=history)
-        self.count = 0
-        self.subscribers: dict[object, tuple[Deliver, int]] = {}
-        self.pending: deque[tuple[Event, int, asyncio.Future[None]]] = deque()
-        self.pump: asyncio.Task[None] | None = None
+        self.subscribers: dict[object, tuple[Deliver, Key]] = {}
+        self.pending, self.turn = 0, asyncio.Lock()
 
 
 class MemoryBroker:
@@ -102,16 +93,13 @@ class MemoryBroker:
         if len(state.events) == self._history:
             state.floor = _key(state.events[0].id)
         state.events.append(event)
-        state.count += 1
-        if state.pump is None and len(state.subscribers) <= BATCH:
+        if not state.pending and len(state.subscribers) <= BATCH:
             for deliver, _ in tuple(state.subscribers.values()):
                 _deliver(deliver, event)
-            return event
-        # In a task of its own, so that a publisher that is cancelled leaves nobody without.
-        done = asyncio.get_running_loop().create_future()
-        state.pending.append((event, state.count, done))
-        state.pump = state.pump or asyncio.create_task(_pump(state))
-        await done
+        else:
+            state.pending += 1
+            # In a task of its own, so that a publisher that is cancelled leaves nobody without.
+            await asyncio.shield(asyncio.create_task(_in_turn(state, event, self._last)))
         return event
 
     async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
@@ -125,7 +113,7 @@ class MemoryBroker:
         state, key, token = self._open(topic), _key(after), object()
         reset = after is not None and not state.floor <= key <= self._last
         events = [] if after is None else self._after(topic, (0, 0) if reset else key)
-        state.subscribers[token] = (deliver, state.count)
+        state.subscribers[token] = (deliver, self._last)
         try:
             yield Backlog(events, _text(self._last), reset)
         finally:
@@ -133,40 +121,29 @@ class MemoryBroker:
             if not state.events and not state.subscribers:
                 self._topics.pop(topic, None)
 
-    def _after(self, topic: str, key: tuple[int, int]) -> list[Event]:
-        state = self._topics.get(topic)
-        if state is None:
-            return []
-        begin = bisect_right(state.events, key, key=lambda event: _key(event.id))
-        return list(state.events)[begin:]
+    def _after(self, topic: str, key: Key) -> list[Event]:
+        events = self._topics[topic].events if topic in self._topics else ()
+        return list(events)[bisect_right(events, key, key=lambda event: _key(event.id)) :]
 
     def _open(self, topic: str) -> _Topic:
         # Taken out and put back: the dict is ordered by last use.
         state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
-        if len(self._topics) >= self._limit:
-            self._forget()
+        idle = (name for name, t in self._topics.items() if not (t.subscribers or t.pending))
+        if len(self._topics) >= self._limit and (name := next(idle, None)) is not None:
+            self._floor = max(self._floor, _key(self._topics.pop(name).events[-1].id))
         self._topics[topic] = state
         return state
 
-    def _forget(self) -> None:
-        idle = (name for name, t in self._topics.items() if not (t.subscribers or t.pending))
-        if (name := next(idle, None)) is not None:
-            events = self._topics.pop(name).events
-            self._floor = max(self._floor, _key(events[-1].id))
 
-
-async def _pump(state: _Topic) -> None:
-    while state.pending:
-        event, number, done = state.pending.popleft()
+async def _in_turn(state: _Topic, event: Event, key: Key) -> None:
+    async with state.turn:
         for index, (token, (deliver, since)) in enumerate(tuple(state.subscribers.items()), 1):
             # Whoever came after the event has it from the backlog; whoever left wants none.
-            if since < number and token in state.subscribers:
+            if since < key and token in state.subscribers:
                 _deliver(deliver, event)
             if index % BATCH == 0:
                 await asyncio.sleep(0)
-        if not done.done():
-            done.set_result(None)
-    state.pump = None
+    state.pending -= 1
 
 
 def _deliver(deliver: Deliver, event: Event) -> None:
@@ -176,10 +153,10 @@ def _deliver(deliver: Deliver, event: Event) -> None:
         LOGGER.exception("a subscriber failed to take an event")
 
 
-def _key(text: str | None) -> tuple[int, int]:
+def _key(text: str | None) -> Key:
     parts = ID.fullmatch(text) if text else None
     return (int(parts[1]), int(parts[2])) if parts else (-1, -1)
 
 
-def _text(key: tuple[int, int]) -> str:
+def _text(key: Key) -> str:
     return f"{key[0]}-{key[1]}"

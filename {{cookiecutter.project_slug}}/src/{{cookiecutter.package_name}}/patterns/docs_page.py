@@ -8,12 +8,13 @@ Wiring::
     app.add_routes(web.get(path, page) for path, page in pages.items())
 
 Needs: aiohttp>=3.14.4, offapi>=0.1.4
-Order: none. Where routes need a token, mark these as public.
+Order: none. Where routes need a token, mark both as public.
 Not: the document itself; compression, which its 1.8 MB are worth on a slow network.
 """
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from html import escape
 from importlib.metadata import distribution
 from pathlib import Path
@@ -23,6 +24,7 @@ from aiohttp.typedefs import Handler
 
 __all__ = ["docs_page"]
 
+TYPES = {".css": "text/css", ".js": "text/javascript"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -33,48 +35,46 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>%(title)s</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="%(base)s/ui.css?v=%(version)s">
+<link rel="stylesheet" href="%(base)s/ui.css?v=%(hash)s">
 <div id="docs"></div>
-<script src="%(base)s/ui.js?v=%(version)s"></script>
-<script src="%(base)s/start.js"></script>
+<script src="%(base)s/ui.js?v=%(hash)s"></script>
+<script src="%(base)s/start.js?v=%(hash)s"></script>
 """
-FILES = {"ui.css": ("swagger_style.css", "text/css"), "ui.js": ("swagger_bundle.js", "text/javascript")}
-FOREVER = "public, max-age=31536000, immutable"  # the version is in the URL
+START = """SwaggerUIBundle(%s);
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+document.documentElement.classList.toggle("dark-mode", dark);
+"""
 
 
 def docs_page(*, title: str, openapi_url: str, path: str = "/docs") -> Mapping[str, Handler]:
-    """The page and its assets: handlers by their paths, which are `path` and three below it.
+    """The page and its assets: two handlers by their routes, `path` and one below it.
 
     `openapi_url` may be relative to the page. Raises PackageNotFoundError without the package, and
-    FileNotFoundError when it no longer holds what is served.
+    FileNotFoundError should that no longer hold what is served.
     """
-    ui = distribution("offapi")  # found, not imported: importing it reads and copies all its files
-    names = {"title": escape(title), "base": path.rpartition("/")[2], "version": ui.version}
+    # Found, not imported: an import would read all the interfaces that the package holds.
+    package = Path(str(distribution("offapi").locate_file("offapi")))
     options = {"url": openapi_url, "dom_id": "#docs", "deepLinking": True, "validatorUrl": None}
-    start = f"SwaggerUIBundle({json.dumps(options)});\n"
-    pages = {
-        path: _text(PAGE % names, "text/html", {"Content-Security-Policy": POLICY}),
-        f"{path}/start.js": _text(start, "text/javascript", {}),
+    assets = {
+        "ui.css": (package / "swagger_style.css").read_bytes(),
+        "ui.js": (package / "swagger_bundle.js").read_bytes(),
+        "start.js": (START % json.dumps(options)).encode(),
     }
-    for name, (packaged, content_type) in FILES.items():
-        file = Path(str(ui.locate_file("offapi"))).joinpath(packaged).resolve(strict=True)
-        pages[f"{path}/{name}"] = _file(file, content_type)
-    return pages
+    digest = sha256(b"".join(assets.values())).hexdigest()[:16]  # new contents have a new URL
+    html = PAGE % {"title": escape(title), "base": path.rpartition("/")[2], "hash": digest}
 
+    async def page(request: web.Request) -> web.Response:
+        """Read about the API, and try it."""
+        headers = {"Content-Security-Policy": POLICY}
+        return web.Response(text=html, content_type="text/html", headers=headers)
 
-def _text(text: str, content_type: str, headers: Mapping[str, str]) -> Handler:
-    async def page(request: web.Request) -> web.StreamResponse:
-        """Read the API's documentation, and try it."""
-        return web.Response(text=text, content_type=content_type, headers=headers)
+    async def asset(request: web.Request) -> web.Response:
+        """What the page about the API is made of."""
+        name = request.match_info["name"]
+        if name not in assets:
+            raise web.HTTPNotFound
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        kind = TYPES[Path(name).suffix]
+        return web.Response(body=assets[name], content_type=kind, charset="utf-8", headers=headers)
 
-    return page
-
-
-def _file(file: Path, content_type: str) -> Handler:
-    headers = {"Content-Type": f"{content_type}; charset=utf-8", "Cache-Control": FOREVER}
-
-    async def asset(request: web.Request) -> web.StreamResponse:
-        """A part of the documentation's page."""
-        return web.FileResponse(file, headers=headers)
-
-    return asset
+    return {path: page, path + "/{name}": asset}

@@ -22,8 +22,8 @@ import inspect
 import logging
 import signal
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,10 @@ LAST = 0.25  # seconds for what is cut off to leave; aiohttp waits them twice, a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
-    """Where to listen, and how; `options` go to aiohttp's request handlers."""
+    """Where to listen, and how; `options` go to aiohttp's request handlers.
+
+    `prepare` gets the runner once it is set up, before the first connection can come in.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -46,6 +49,7 @@ class Listen:
     reuse_port: bool | None = None
     backlog: int = 1024
     options: Mapping[str, object] = field(default_factory=dict[str, object])
+    prepare: Callable[[web.AppRunner], object] = lambda runner: None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -96,7 +100,11 @@ class Drain:
         or stopping the applications raises; in each case after all cleanup has run.
         """
         async with AsyncExitStack() as stack:
-            stack.enter_context(_signals(self.stop))
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                with suppress(NotImplementedError):  # on Windows the interpreter's Ctrl-C has to do
+                    loop.add_signal_handler(number, self.stop)
+                    stack.callback(loop.remove_signal_handler, number)
             # First in, last out: the admin port answers until everything else has ended.
             others = [await stack.enter_async_context(_running(*admin))] if admin else []
             runner = await stack.enter_async_context(_running(app, listen))
@@ -141,9 +149,10 @@ async def _running(app: web.Application, listen: Listen) -> AsyncGenerator[web.A
         assert server is not None  # noqa: S101  # after setup() there is one
         stack.push_async_callback(asyncio.sleep, 0.01)  # who was cancelled leaves before contexts
         stack.push_async_callback(server.shutdown, LAST)
-        stack.push_async_callback(_bounded, app.shutdown)
+        stack.push_async_callback(lambda: asyncio.wait_for(app.shutdown(), 2 * LAST))
         stack.callback(server.pre_shutdown)
         stack.push_async_callback(_close_listeners, runner)
+        listen.prepare(runner)
         site = web.TCPSite(
             runner,
             listen.host,
@@ -154,11 +163,6 @@ async def _running(app: web.Application, listen: Listen) -> AsyncGenerator[web.A
         )
         await site.start()
         yield runner
-
-
-async def _bounded(shutdown: Callable[[], Awaitable[None]]) -> None:
-    async with asyncio.timeout(2 * LAST):
-        await shutdown()
 
 
 async def _close_listeners(runner: web.AppRunner) -> None:
@@ -172,18 +176,3 @@ def _unsent(runner: web.AppRunner) -> bool:
     connections = runner.server.connections if runner.server is not None else []
     transports = (connection.transport for connection in connections)
     return any(t is not None and t.get_write_buffer_size() for t in transports)
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Generator[None, None, None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    with suppress(NotImplementedError):  # on Windows the interpreter's own Ctrl-C has to do
-        for number in numbers:
-            loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        with suppress(NotImplementedError):
-            for number in numbers:
-                loop.remove_signal_handler(number)

@@ -34,6 +34,7 @@ def readyz(checks: Mapping[str, Callable[[], bool]]) -> Handler:
     """
 
     async def ready(request: web.Request) -> web.Response:
+        """200 while the service wants traffic."""
         failed = [name for name, check in checks.items() if not _holds(check)]
         if failed:
             raise _Unready(failed)

@@ -11,8 +11,9 @@ Wiring::
 
 Needs: aiohttp>=3.14.4, pyjwt[crypto]>=2.13
 Order: its cleanup context after the one that opens the session.
-Not: discovery or Cache-Control. A key replaced under the same `kid` is noticed by the background
-    refresh, not by tokens. Stale keys are served for as long as the issuer is away.
+Not: discovery or Cache-Control. A key has to be published a cooldown before it signs; one replaced
+    under the same `kid` is noticed by the background refresh, not by tokens. Stale keys are served
+    for as long as the issuer is away.
 """
 
 import asyncio

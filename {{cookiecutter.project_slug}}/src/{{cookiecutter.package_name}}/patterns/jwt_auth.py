@@ -42,6 +42,7 @@ Verify = Callable[[str], Awaitable[Mapping[str, object]]]
 Redeem = Callable[[str, str], Mapping[str, object]]
 
 SCOPES, TICKETED = "__auth_scopes__", "__auth_ticketed__"
+ANY_TOKEN: frozenset[str] = frozenset()
 # RFC 6750 section 2.1; what is longer is refused before anything is decoded.
 TOKEN68 = re.compile(r"(?!.{8193})[A-Za-z0-9._~+/-]+=*")
 SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3, one scope-token
@@ -89,7 +90,7 @@ def ticketed(handler: Marked) -> Marked:
 
 def required_scopes(handler: object, method: str = "GET") -> frozenset[str] | None:
     """The scopes a route's handler needs, empty for any valid token, None when it is public."""
-    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, frozenset[str]()))
+    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, ANY_TOKEN))
 
 
 def jwt_auth(
@@ -102,18 +103,6 @@ def jwt_auth(
     """
     challenge = f"Bearer realm={json.dumps(realm)}"  # whose escapes a quoted-string allows
 
-    async def authenticate(request: web.Request) -> Claims | None:
-        token = _bearer(request)
-        if ticket is not None and (offered := _ticket(request, token)) is not None:
-            return _claims(ticket(offered, request.rel_url.raw_path))
-        if token is None or cache is None:
-            return None if token is None else _claims(await verify(token))
-        claims = cache.get(token)
-        if claims is None:
-            claims = _claims(await verify(token))
-            cache.put(token, claims, claims.expires_at)
-        return claims
-
     @web.middleware
     async def auth(request: web.Request, handler: Handler) -> web.StreamResponse:
         needed = required_scopes(request.match_info.handler, request.method)
@@ -121,7 +110,13 @@ def jwt_auth(
         if needed is None or request.match_info.http_exception is not None:
             return await handler(request)
         try:
-            claims = await authenticate(request)
+            token, claims = _bearer(request), None
+            if ticket is not None and request.rel_url.raw_query_string:
+                claims = _redeemed(request, token, ticket)
+            if token is not None and cache is not None:
+                claims = cache.get(token)
+            if token is not None and claims is None:
+                claims = await _verified(token, verify, cache)
         except ValueError as error:
             raise _refusal(request, str(error), f'{challenge}, error="invalid_token"') from None
         if claims is None:  # RFC 6750 section 3.1: no error code for a client that brought nothing
@@ -135,25 +130,32 @@ def jwt_auth(
 
 
 def _bearer(request: web.Request) -> str | None:
-    """The token in the header; another scheme counts as none (RFC 6750 section 3.1)."""
+    """What the header holds; another scheme counts as nothing (RFC 6750 section 3.1)."""
     values = request.headers.getall("Authorization", [""])
     if len(values) > 1:
         raise ValueError("several Authorization headers")
     scheme, _, credentials = values[0].partition(" ")
-    if scheme.lower() != "bearer":
+    return credentials.lstrip(" ") if scheme.lower() == "bearer" else None
+
+
+def _redeemed(request: web.Request, token: str | None, redeem: Redeem) -> Claims | None:
+    """The claims of a ticket; where no route takes one, `?ticket=` is any other parameter."""
+    if not _mark(request.match_info.handler, request.method, TICKETED, False):
         return None
-    if not TOKEN68.fullmatch(token := credentials.lstrip(" ")):
-        raise ValueError("malformed credentials")
-    return token
-
-
-def _ticket(request: web.Request, token: str | None) -> str | None:
-    """The ticket, on routes that take one; elsewhere `?ticket=` is any other query parameter."""
-    taken = _mark(request.match_info.handler, request.method, TICKETED, False)
-    tickets = request.query.getall("ticket", []) if taken else []
+    tickets = request.query.getall("ticket", [])
     if len(tickets) + (token is not None) > 1:  # RFC 6750 section 2: one method only
         raise ValueError("ambiguous credentials")
-    return tickets[0] if tickets else None
+    return _claims(redeem(tickets[0], request.rel_url.raw_path)) if tickets else None
+
+
+async def _verified(token: str, verify: Verify, cache: Cache | None) -> Claims:
+    # Only now, as what the cache holds passed here before, letter by letter.
+    if not TOKEN68.fullmatch(token):
+        raise ValueError("malformed credentials")
+    claims = _claims(await verify(token))
+    if cache is not None:
+        cache.put(token, claims, claims.expires_at)
+    return claims
 
 
 def _claims(payload: Mapping[str, object]) -> Claims:

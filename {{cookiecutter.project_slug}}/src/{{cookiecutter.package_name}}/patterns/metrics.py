@@ -139,6 +139,7 @@ def metrics_page(registry: CollectorRegistry) -> Handler:
     """A handler that answers with everything in the registry, in Prometheus' text format."""
 
     async def page(request: web.Request) -> web.Response:
+        """Everything in the registry, in Prometheus' text format."""
         return web.Response(
             body=generate_latest(registry), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST}
         )

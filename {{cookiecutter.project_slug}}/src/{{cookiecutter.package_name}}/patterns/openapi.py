@@ -164,7 +164,8 @@ def _taken(path: str, operation: Operation | None, schemas: Schemas) -> Json:
         elif part.place == "path" and part.name not in names:
             raise ValueError(f"{path} has no {part.name!r}, which its handler takes from there")
         elif part.place in ("path", "query", "header"):
-            found[part.place, part.name] = _parameter(schema, *([defaults[name]] if optional else []))
+            default = [defaults[name]] if optional else []
+            found[part.place, part.name] = _parameter(schema, *default)
     parameters = [{"in": place, "name": name, **each} for (place, name), each in found.items()]
     return {"parameters": parameters, **made}
 

@@ -68,9 +68,11 @@ class _Text:
         async def read(request: web.Request) -> object:
             if self.place == "path":
                 return validate(request.match_info[name])
-            source = request.query if self.place == "query" else request.headers
-            # Bytes of a header that are not UTF-8 come as text that nothing can encode again.
-            found = [text.encode(errors="replace").decode() for text in source.getall(name)]
+            if self.place == "query":
+                found = request.query.getall(name)
+            else:  # where bytes that are not UTF-8 come as text that nothing can encode again
+                values = request.headers.getall(name)
+                found = [text.encode(errors="replace").decode() for text in values]
             return validate(found if many or len(found) > 1 else found[0])
 
         return Part(self.place, name, "", adapter, read)
@@ -106,7 +108,7 @@ async def _body(request: web.Request, wanted: str) -> bytes:
         if not right or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
             text, accept = f"The body has to be {wanted} in UTF-8.", {"Accept": wanted}
             raise web.HTTPUnsupportedMediaType(text=text, headers=accept)
-        read = request.config_dict.get(READ_BODY)
+        read = request.app.get(READ_BODY) or request.config_dict.get(READ_BODY)
         data = await (request.read() if read is None else read(request))
     if not data:
         raise LookupError("no body")

@@ -1,0 +1,1 @@
+../../../{{cookiecutter.project_slug}}/tests/patterns/test_token_cache.py
