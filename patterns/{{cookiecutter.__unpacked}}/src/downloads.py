@@ -56,13 +56,14 @@ async def download(  # noqa: PLR0913  # two of them are what it is about
     response.content_type = content_type
     response.content_length = known.length
     async with aclosing(chunks):
-        if request.method == hdrs.METH_HEAD:
+        transport = request.transport
+        if request.method == hdrs.METH_HEAD or transport is None:
             return response
         chunk = await anext(chunks, None)
         await response.prepare(request)
         with suppress(ConnectionError):
             try:
-                await _send(request, response, chunk, chunks, stall)
+                await _send(transport, response, chunk, chunks, stall)
             except web.HTTPException as error:
                 # Let through, it would be written as a second answer into this one's body.
                 raise RuntimeError("the source of a download failed") from error
@@ -81,7 +82,7 @@ async def in_thread(blocking: Iterable[bytes]) -> AsyncGenerator[bytes]:
 
 
 async def _send(
-    request: web.Request,
+    transport: asyncio.Transport,
     response: web.StreamResponse,
     first: bytes | None,
     rest: AsyncIterator[bytes],
@@ -97,8 +98,7 @@ async def _send(
                 await response.write(chunk)
         except TimeoutError:
             # Nothing else ends a stalled connection: a close would wait for the same reader.
-            if request.transport is not None:
-                request.transport.abort()
+            transport.abort()
             raise ConnectionResetError("the client stopped reading") from None
         chunk = await anext(rest, None)
     if length is not None and sent != length:

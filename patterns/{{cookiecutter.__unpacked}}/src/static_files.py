@@ -73,7 +73,8 @@ def _found(root: Path, name: str) -> Path | None:
     try:
         parts = Path(name).parts
         file = (root / name).resolve()
-        if any(part.startswith(".") for part in parts) or not file.is_relative_to(root):
+        hidden = any(part.startswith(".") for part in parts)
+        if hidden or name.endswith("/") or not file.is_relative_to(root):
             return None
         return file if file.is_file() else None
     except (OSError, ValueError):  # too long a name, a loop of links, a NUL

@@ -29,8 +29,14 @@ async def gated(pool: OffLoop) -> AsyncGenerator[threading.Event]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # nothing tells of a thread that began
             await asyncio.sleep(0.001)
+
+
+def wait_for(gate: threading.Event, started: threading.Event, ended: threading.Event) -> None:
+    started.set()
+    gate.wait(5)
+    ended.set()
 
 
 async def test_work_runs_in_another_thread_while_the_loop_goes_on() -> None:
@@ -73,8 +79,8 @@ async def test_above_threads_and_queue_it_is_refused_at_once() -> None:
 async def test_a_cancelled_caller_leaves_its_place_taken_until_the_thread_is_done() -> None:
     pool = OffLoop(threads=1, queue=0)
     async with gated(pool) as gate:
-        started = threading.Event()
-        caller = asyncio.create_task(pool.run(lambda: (started.set(), gate.wait(5))))
+        started, ended = threading.Event(), threading.Event()
+        caller = asyncio.create_task(pool.run(wait_for, gate, started, ended))
         await until(started.is_set)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -132,14 +138,13 @@ async def test_without_its_context_it_says_what_is_missing() -> None:
 
 
 def test_work_that_ends_after_its_loop_disturbs_nobody() -> None:
-    gate, ended = threading.Event(), threading.Event()
+    gate, started, ended = threading.Event(), threading.Event(), threading.Event()
 
     async def leave() -> None:
         pool = OffLoop(grace=0)
         async with pool.running(web.Application()):
-            asyncio.ensure_future(pool.run(lambda: (gate.wait(5), ended.set()))).cancel()
-            caller = asyncio.create_task(pool.run(lambda: (gate.wait(5), ended.set())))
-            await until(lambda: pool.in_use == 1)
+            caller = asyncio.create_task(pool.run(wait_for, gate, started, ended))
+            await until(started.is_set)
             caller.cancel()
 
     asyncio.run(leave())

@@ -120,9 +120,8 @@ async def test_what_has_no_key_is_not_limited(aiohttp_client: AiohttpClient) -> 
 async def test_requests_that_come_together_do_not_slip_through(
     aiohttp_client: AiohttpClient,
 ) -> None:
-    app = web.Application(
-        middlewares=[rate_limit(RateLimit(5, per=60), key=lambda request: "all")]
-    )
+    limit = RateLimit(5, per=60)
+    app = web.Application(middlewares=[rate_limit(limit, key=lambda request: "all")])
     app.router.add_get("/", ok)
     client = await aiohttp_client(app)
 

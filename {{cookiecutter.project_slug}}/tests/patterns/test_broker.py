@@ -112,6 +112,14 @@ async def test_a_topic_that_is_used_again_is_forgotten_later() -> None:
     assert (await broker.page("b", None, 9))[0] == []
 
 
+async def test_to_use_a_topic_again_forgets_no_other() -> None:
+    broker = MemoryBroker(topics=2)
+    async with broker.subscribe("heard", ignore):
+        sent = await published(broker, b"1", topic="idle")
+        await broker.publish("heard", b"")
+        assert (await broker.page("idle", None, 9))[0] == sent
+
+
 async def test_what_a_forgotten_topic_had_after_the_id_is_a_reset() -> None:
     broker = MemoryBroker(topics=1)
     first, _ = await published(broker, b"1", b"2")

@@ -140,6 +140,18 @@ async def test_readiness_says_no_while_new_connections_are_still_served() -> Non
         await task
 
 
+async def test_the_server_itself_closes_a_connection_on_which_it_answers_while_draining() -> None:
+    service = Service(Drain(delay=30, timeout=1))
+    async with service.running():
+        host, _, port = service.urls[0].removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        service.drain.stop()
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(2):
+            assert b" 503 " in await reader.read()
+        writer.close()
+
+
 async def test_answers_before_a_drain_keep_their_connection() -> None:
     service = Service(Drain(delay=0, timeout=1))
     async with service.running(), aiohttp.ClientSession(service.urls[0]) as session:
@@ -211,6 +223,25 @@ async def test_an_answer_is_sent_to_a_slow_reader_to_its_end(
         assert len(await reader.readexactly(size)) == size
         writer.close()
         await task
+
+
+async def test_an_answer_that_is_not_read_is_cut_off_at_the_timeout() -> None:
+    service, size = Service(Drain(delay=0, timeout=0.1)), 16_000_000
+
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * size)
+
+    service.app.router.add_get("/large", large)
+    async with service.running() as task:
+        host, _, port = service.urls[0].removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        service.drain.stop()
+        await task
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readexactly(size)
+        writer.close()
 
 
 async def test_at_the_timeout_what_is_left_is_cancelled_before_the_contexts_close() -> None:
@@ -366,6 +397,18 @@ async def test_options_reach_the_connections() -> None:
     writer.close()
     service.drain.stop()
     await task
+
+
+async def test_a_runner_is_prepared_after_its_setup_and_before_it_listens() -> None:
+    service, seen = Service(Drain(delay=0)), list[tuple[bool, int]]()
+
+    def prepare(runner: web.AppRunner) -> None:
+        seen.append((runner.server is not None, len(runner.sites)))
+
+    listen = Listen(port=0, prepare=prepare)
+    service.drain.stop()
+    await service.drain.serve(service.app, listen, admin=(web.Application(), listen))
+    assert seen == [(True, 0)] * 2
 
 
 async def test_the_admin_port_answers_until_everything_else_has_ended() -> None:

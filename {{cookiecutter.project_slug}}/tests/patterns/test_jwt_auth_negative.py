@@ -22,7 +22,8 @@ from {{cookiecutter.package_name}}.patterns.jwt_verify import TokenPolicy, hs256
 Sign = Callable[[bytes], bytes]
 
 ISSUER, AUDIENCE = "https://issuer.example", "my-service"
-POLICY = TokenPolicy(issuer=ISSUER, audience=AUDIENCE, leeway=10)
+NOW = int(time.time())  # of the tokens and of the clock, however long the other tests take
+POLICY = TokenPolicy(issuer=ISSUER, audience=AUDIENCE, leeway=10, now=lambda: NOW)
 SECRET = hashlib.sha512(b"the test's own secret").digest()  # long enough for HS512, too
 RSA = rsa.generate_private_key(65537, 2048)
 OTHER_RSA = rsa.generate_private_key(65537, 2048)
@@ -31,7 +32,6 @@ EC = ec.generate_private_key(ec.SECP256R1())
 EC384 = ec.generate_private_key(ec.SECP384R1())
 ED = ed25519.Ed25519PrivateKey.generate()
 PEM, DER = serialization.Encoding.PEM, serialization.Encoding.DER
-NOW = int(time.time())
 CLAIMS_OK: dict[str, object] = {
     "iss": ISSUER,
     "aud": AUDIENCE,

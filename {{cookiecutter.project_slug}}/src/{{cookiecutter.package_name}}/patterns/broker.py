@@ -55,14 +55,17 @@ class Broker(Protocol):
 
     async def publish(self, topic: str, payload: bytes) -> Event:
         """Append to the topic; the answer bears the id."""
+        ...
 
     async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
         """The oldest kept events after `after`, and whether there are more."""
+        ...
 
     def subscribe(
         self, topic: str, deliver: Deliver, after: str | None = None
     ) -> AbstractAsyncContextManager[Backlog]:
         """Deliver while it is open; with `after`, the backlog ends where delivery begins."""
+        ...
 
 
 class _Topic:

@@ -129,7 +129,8 @@ class Drain:
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(error, Exception):
                 LOGGER.error("streams did not end", exc_info=error)
-        while self.in_flight or _unsent(runner):  # noqa: ASYNC110  # nothing tells of a sent byte
+        # A handler returns long before a slow client has read its answer.
+        while self.in_flight or any(t.get_write_buffer_size() for t in _transports(runner)):
             await asyncio.sleep(0.01)
 
 
@@ -145,12 +146,10 @@ async def _running(app: web.Application, listen: Listen) -> AsyncGenerator[web.A
     async with AsyncExitStack() as stack:
         stack.push_async_callback(app.cleanup)
         await runner.setup()
-        server = runner.server
-        assert server is not None  # noqa: S101  # after setup() there is one
-        stack.push_async_callback(asyncio.sleep, 0.01)  # who was cancelled leaves before contexts
-        stack.push_async_callback(server.shutdown, LAST)
+        assert runner.server is not None  # noqa: S101  # after setup() there is one
+        stack.push_async_callback(_cut_off, runner, runner.server)
         stack.push_async_callback(lambda: asyncio.wait_for(app.shutdown(), 2 * LAST))
-        stack.callback(server.pre_shutdown)
+        stack.callback(runner.server.pre_shutdown)
         stack.push_async_callback(_close_listeners, runner)
         listen.prepare(runner)
         site = web.TCPSite(
@@ -171,8 +170,14 @@ async def _close_listeners(runner: web.AppRunner) -> None:
     await asyncio.sleep(0)  # lets what has been accepted reach its handler
 
 
-def _unsent(runner: web.AppRunner) -> bool:
-    # An answer that a slow client is still reading; its handler has returned long ago.
+async def _cut_off(runner: web.AppRunner, server: web.Server[web.Request]) -> None:
+    transports = _transports(runner)
+    await server.shutdown(LAST)
+    for transport in transports:
+        transport.abort()  # aiohttp only closes, and that waits for a peer that does not read
+    await asyncio.sleep(0.01)  # who was cancelled leaves before the contexts close
+
+
+def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:
     connections = runner.server.connections if runner.server is not None else []
-    transports = (connection.transport for connection in connections)
-    return any(t is not None and t.get_write_buffer_size() for t in transports)
+    return [c.transport for c in connections if c.transport is not None]

@@ -56,24 +56,15 @@ def watch_loop(
 
     @asynccontextmanager
     async def watched(app: web.Application) -> AsyncGenerator[None]:
-        loop, stop = asyncio.get_running_loop(), threading.Event()
-
-        timer: asyncio.TimerHandle
-
-        def tick(due: float) -> None:
-            nonlocal timer
-            lag.recent.append(max(0.0, loop.time() - due))
-            lag.beat = time.monotonic()
-            timer = loop.call_later(every, tick, loop.time() + every)
-
-        timer = loop.call_later(0, tick, loop.time())
+        stop = threading.Event()
         lag.beat = time.monotonic()
+        beats = asyncio.create_task(_beat(lag, every))
         watcher = threading.Thread(target=look, args=(stop, get_ident(), _routes(app)), daemon=True)
         watcher.start()
         try:
             yield
         finally:
-            timer.cancel()
+            beats.cancel()
             stop.set()
             watcher.join()
 
@@ -91,6 +82,14 @@ def watch_loop(
                 logger.warning("event loop blocked for %.2f s by %s", now - beat, who)
 
     return watched
+
+
+async def _beat(lag: LoopLag, every: float) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        lag.beat, due = time.monotonic(), loop.time() + every
+        await asyncio.sleep(every)
+        lag.recent.append(max(0.0, loop.time() - due))
 
 
 def _routes(app: web.Application) -> dict[CodeType, str]:

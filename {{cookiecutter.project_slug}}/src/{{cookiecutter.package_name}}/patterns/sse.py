@@ -153,16 +153,13 @@ class _Stream(asyncio.Protocol):
             self.wake.set()
         else:
             self.streams.dropped += 1
-            self.lose()
+            self.end()
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lose()
-        self.protocol.connection_lost(exc)
-
-    def lose(self) -> None:
         self.lost = True
         self.wake.set()
+        self.protocol.connection_lost(exc)
 
     def end(self, final: bytes = b"", grace: float | None = None) -> None:
         if self.final is None:

@@ -97,7 +97,7 @@ class Hub:
             raise web.HTTPForbidden(text="This origin may not open a WebSocket.")
         # aiohttp would log the subprotocols that are offered, and tokens are offered there.
         offered = hdrs.SEC_WEBSOCKET_PROTOCOL in request.headers
-        if offered or not web.WebSocketResponse(compress=False).can_prepare(request):
+        if offered or not web.WebSocketResponse().can_prepare(request):
             raise web.HTTPBadRequest(text="A WebSocket handshake without subprotocol is expected.")
 
 
@@ -159,13 +159,12 @@ class Client:
         """Receive until a side closes. A message whose handling has begun is handled to its end."""
         self._writer = asyncio.create_task(self._write()) if self._queue else None
         with suppress(TimeoutError):  # close() ended the wait for a message
-            async with asyncio.timeout(None) as wait:
-                while self._code is None:
-                    self._wait = wait
+            while self._code is None:
+                async with asyncio.timeout(None) as self._wait:
                     message = await self.ws.receive()
-                    self._wait = None
-                    if self._code is not None or not await self._handle(message, on_text):
-                        break
+                self._wait = None
+                if self._code is not None or not await self._handle(message, on_text):
+                    break
         if self._code is not None:
             # In a task of its own: aiohttp can hit a close with the heartbeat's cancellation.
             await asyncio.wait({asyncio.create_task(self.ws.close(code=self._code))})
@@ -178,14 +177,10 @@ class Client:
             self._timer.cancel()
 
     async def _handle(self, message: WSMessage, on_text: OnText) -> bool:
+        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return False  # the peer closed, or the connection failed
         try:
-            if message.type is WSMsgType.TEXT:
-                await on_text(self, message.data)
-            elif message.type is WSMsgType.BINARY:
-                error = web.HTTPUnsupportedMediaType(text="Only text messages are understood.")
-                self.send(self.hub.error_reply(error))
-            else:  # the peer closed, or the connection failed
-                return False
+            await (on_text if message.type is WSMsgType.TEXT else _refuse)(self, message.data)
         except web.HTTPException as refusal:
             self.send(self.hub.error_reply(refusal))
         except Exception:
@@ -198,3 +193,7 @@ class Client:
             while self._queue:
                 await self.ws.send_frame(self._queue.popleft(), WSMsgType.TEXT)
         self._writer = None
+
+
+async def _refuse(client: Client, data: object) -> None:
+    raise web.HTTPUnsupportedMediaType(text="Only text messages are understood.")
