@@ -42,7 +42,7 @@ def docs(page: Page, base: str) -> None:
     page.goto(f"{base}/docs")
     expect(page.locator(".opblock").first).to_be_visible()
     page.wait_for_timeout(500)  # it fades in
-    page.screenshot(path=IMAGES / "docs.png")
+    page.screenshot(path=IMAGES / "docs.png", clip={"x": 0, "y": 40, "width": 1040, "height": 790})
 
 
 def main(base: str) -> None:
@@ -52,7 +52,7 @@ def main(base: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
         demo(browser.new_page(viewport={"width": 1040, "height": 636}), base)
-        docs(browser.new_page(viewport={"width": 1040, "height": 860}), base)
+        docs(browser.new_page(viewport={"width": 1040, "height": 840}), base)
         browser.close()
 
 

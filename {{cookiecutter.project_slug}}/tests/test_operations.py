@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from {{cookiecutter.package_name}}.app import ADMIN, DRAIN
+from {{cookiecutter.package_name}}.dev import request_line
 
 from .conftest import Service, Start
 
@@ -107,6 +108,12 @@ async def test_the_log_has_the_promised_members(service: Service) -> None:
     assert set(line) >= {"ts", "level", "msg", "request_id", "trace_id", "method", "route"}
     assert set(line) >= {"path", "status", "duration_ms", "bytes", "client", "sub"}
     assert "secret" not in str(line)
+
+
+def test_a_terminal_is_told_what_was_asked_and_what_became_of_it() -> None:
+    fields = {"method": "GET", "path": "/a", "status": 200, "duration_ms": 1.5, "route": "/{x}"}
+    line = request_line({"ts": "10:00:00", "level": "info", "request_id": "abc", **fields})
+    assert line == b"10:00:00 info    GET /a 200  duration_ms=1.5 request_id=abc\n"
 
 
 async def test_a_preflight_of_an_allowed_origin_needs_no_token(start: Start) -> None:

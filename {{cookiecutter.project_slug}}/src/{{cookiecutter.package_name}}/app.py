@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from . import api
 from .api.keys import BROKER, DEV_TOKEN, HUB, STREAMS, TICKETS
-from .dev import dev_token
+from .dev import dev_token, request_line
 from .documentation import add_documentation
 from .operations import PROBES, Counted, operation_routes, show_numbers
 from .patterns.adaptive_limit import AdaptiveLimit
@@ -25,7 +25,7 @@ from .patterns.client_session import SESSION, ClientLimits, client_session
 from .patterns.cors import cors_headers, cors_preflight
 from .patterns.drain import Drain
 from .patterns.errors import errors, note_started, problem_document
-from .patterns.json_logging import console_line, json_line
+from .patterns.json_logging import json_line
 from .patterns.jwks import JWKS
 from .patterns.jwt_auth import AUTH_FAILURE, CLAIMS, Claims, jwt_auth
 from .patterns.jwt_verify import TokenPolicy, hs256_verifier, jwks_verifier
@@ -165,7 +165,7 @@ def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middle
         fields=fields,
         quiet=lambda request: request.path in PROBES,
         min_status=500 if settings.log_level in {"warning", "error"} else 0,
-        encode=console_line if settings.log_format == "console" else json_line,
+        encode=request_line if settings.log_format == "console" else json_line,
     )
 
 

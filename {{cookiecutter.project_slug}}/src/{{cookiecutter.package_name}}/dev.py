@@ -1,13 +1,14 @@
-"""What development adds: tokens signed with the service's own secret."""
+"""What development adds: tokens signed with the service's own secret, and lines for people."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jwt
 
+from .patterns.json_logging import console_line
 from .settings import Settings
 
-__all__ = ["dev_token"]
+__all__ = ["dev_token", "request_line"]
 
 
 def dev_token(
@@ -30,3 +31,9 @@ def dev_token(
     }
     key = settings.jwt_secret.get_secret_value()
     return jwt.encode(claims, key, algorithm="HS256", headers={"typ": "at+jwt"})
+
+
+def request_line(fields: Mapping[str, object]) -> bytes:
+    """The request log for a terminal: what was asked, what became of it, and how to find it."""
+    shown = {name: fields.get(name) for name in ("ts", "level", "duration_ms", "sub", "request_id")}
+    return console_line({**shown, "msg": "{method} {path} {status}".format_map(fields)})

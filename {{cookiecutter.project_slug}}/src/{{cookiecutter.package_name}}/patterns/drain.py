@@ -116,7 +116,7 @@ class Drain:
             # 2. Nobody new.
             await _close_listeners(runner)
             # 3. Streams are ended, requests and uploads end, while their bytes still arrive.
-            ending = asyncio.create_task(self._end(runner))
+            ending = asyncio.create_task(self._end(runner.server))
             hurry = asyncio.create_task(self._hurry.wait())
             await asyncio.wait({ending, hurry}, timeout=self.timeout, return_when="FIRST_COMPLETED")
             ending.cancel()
@@ -124,13 +124,12 @@ class Drain:
             await asyncio.wait({ending, hurry})
             # 4. What is left is cut off, and the contexts close: see _running.
 
-    async def _end(self, runner: web.AppRunner) -> None:
+    async def _end(self, server: web.Server | None) -> None:
         ends = (end(self.timeout / 2) for end in self.streams)
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(error, Exception):
                 LOGGER.error("streams did not end", exc_info=error)
-        # A handler returns long before a slow client has read its answer.
-        while self.in_flight or any(t.get_write_buffer_size() for t in _transports(runner)):
+        while self.in_flight or _unsent(server):  # noqa: ASYNC110  # nothing tells of a sent byte
             await asyncio.sleep(0.01)
 
 
@@ -147,7 +146,7 @@ async def _running(app: web.Application, listen: Listen) -> AsyncGenerator[web.A
         stack.push_async_callback(app.cleanup)
         await runner.setup()
         assert runner.server is not None  # noqa: S101  # after setup() there is one
-        stack.push_async_callback(_cut_off, runner, runner.server)
+        stack.push_async_callback(_cut_off, runner.server)
         stack.push_async_callback(lambda: asyncio.wait_for(app.shutdown(), 2 * LAST))
         stack.callback(runner.server.pre_shutdown)
         stack.push_async_callback(_close_listeners, runner)
@@ -170,14 +169,19 @@ async def _close_listeners(runner: web.AppRunner) -> None:
     await asyncio.sleep(0)  # lets what has been accepted reach its handler
 
 
-async def _cut_off(runner: web.AppRunner, server: web.Server[web.Request]) -> None:
-    transports = _transports(runner)
+async def _cut_off(server: web.Server) -> None:
+    transports = _transports(server)
     await server.shutdown(LAST)
     for transport in transports:
         transport.abort()  # aiohttp only closes, and that waits for a peer that does not read
     await asyncio.sleep(0.01)  # who was cancelled leaves before the contexts close
 
 
-def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:
-    connections = runner.server.connections if runner.server is not None else []
+def _unsent(server: web.Server | None) -> bool:
+    # What a slow client has yet to read, long after its handler has returned.
+    return any(transport.get_write_buffer_size() for transport in _transports(server))
+
+
+def _transports(server: web.Server | None) -> list[asyncio.Transport]:
+    connections = server.connections if server is not None else []
     return [c.transport for c in connections if c.transport is not None]
