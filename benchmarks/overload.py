@@ -12,7 +12,7 @@ A  handler of 20 ms waiting between two times 0.5 ms CPU, at 1, 2, 5, 10 times c
 B  handler that waits 20 ms, at 0.4 and 0.8 of its capacity (about 3500/s and 7000/s)
 C  one heavy request among three light ones, at about 0.9 and 1.8 times capacity
 E  the dependency slows from 20 to 60 ms and comes back (Eio: with handlers that only wait)
-F  half load, and 200 ms of five times capacity each second; counted is the half load
+F  half load, but five times capacity in the last 200 ms of each second; counted is the half load
 G  as A, but 1 % of the requests wait for 2 s
 H  2 s of waiting traffic (B2), then A5
 W  a pool of 10 connections downstream that bears 500/s, 1000/s offered
@@ -124,10 +124,9 @@ SCENARIOS = {
     "Eio": slower("wait", lambda m: 0.4 * m.io, 400, "refused<=.02"),
     "F": Scenario(
         lambda m: [
-            [Phase(6, 0.5 * m.cpu, CPU)],
-            [Phase(0.8, 0, CPU), Phase(0.2, 4.5 * m.cpu, {"/cpu/20?burst": 1.0})] * 6,
+            [Phase(0.8, 0.5 * m.cpu, CPU), Phase(0.2, 5 * m.cpu, {"/cpu/20?burst": 1.0})] * 6
         ],
-        lambda m: 0.5 * m.cpu,
+        lambda m: 0.8 * 0.5 * m.cpu,
         "good>=.97",
         32,
         (1.0, 6.0),

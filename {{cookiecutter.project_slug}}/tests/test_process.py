@@ -105,6 +105,21 @@ def test_a_token_that_would_be_refused_is_not_made(tmp_path: Path, given: dict[s
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_bytes_that_are_not_http_are_answered_like_any_other_error(tmp_path: Path) -> None:
+    with running(tmp_path, APP_DRAIN_DELAY="0") as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"\x16\x03\x01 secret\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+        process.terminate()
+        output, _ = process.communicate(timeout=10)
+    assert " 400 " in answer.splitlines()[0]
+    assert "application/problem+json" in answer
+    assert "Server:" not in answer
+    assert "secret" not in answer + output
+    assert "Traceback" not in output
+
+
 def test_health_and_metrics_move_to_the_admin_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

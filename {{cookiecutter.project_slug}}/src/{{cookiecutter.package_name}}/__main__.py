@@ -9,11 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from aiohttp import web
+
 from .app import ADMIN, DRAIN, create_app
 from .dev import dev_token
 from .patterns.drain import Listen
 from .patterns.json_logging import configure_logging, console_line, json_line
+from .patterns.parser_errors import parser_problems
 from .patterns.request_id import current_ids
+from .patterns.security_headers import API_HEADERS
 from .patterns.server_noise import quiet_noise
 from .settings import Settings, SettingsError, load_settings
 
@@ -79,9 +83,17 @@ async def _serve(settings: Settings, write: Callable[[bytes], object]) -> None:
         admin = app[ADMIN], Listen(host=settings.host, port=settings.admin_port)
     if "jwt_secret" not in settings.model_fields_set and settings.jwt_jwks_url is None:
         logger.warning("APP_JWT_SECRET is not set: only tokens of the demo page are accepted")
-    listen = Listen(host=settings.host, port=settings.port, options=OPTIONS)
+    listen = Listen(
+        host=settings.host, port=settings.port, options=OPTIONS, prepare=_answer_broken_bytes
+    )
     await app[DRAIN].serve(app, listen, admin=admin, on_listening=_listening)
     logger.info("stopped")
+
+
+def _answer_broken_bytes(runner: web.AppRunner) -> None:
+    server = runner.server
+    if server is not None:
+        server.request_factory = parser_problems(server.request_factory, API_HEADERS)
 
 
 def _listening(urls: Sequence[str]) -> None:
