@@ -30,7 +30,7 @@ from typing import Any
 
 import aiohttp
 
-SECRET = b"a-key-of-the-streams-benchmark-" + os.urandom(16).hex().encode()
+SECRET = os.environ.get("BENCH_SECRET", os.urandom(24).hex()).encode()
 ROOMS = "/api/v1/rooms"
 SO_ATTACH_FILTER = 26
 LINGER_0 = struct.pack("ii", 1, 0)

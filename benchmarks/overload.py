@@ -323,7 +323,7 @@ def summary(samples: Sequence[Sample], scenario: Scenario, full: float) -> Figur
         "refusal_p99": percentile(refused, 0.99),
     }
     if scenario.livez:
-        health = [s for s in samples if s.path == "/livez"]
+        health = [s for s in samples if s.path == "/livez" and begin <= s.due < end]
         figures["livez"] = sum(s.status == 200 for s in health) / len(health)
         figures["livez_p99"] = percentile(health, 0.99)
     after = [s for s in samples if s.path == "/cpu/20?after" and s.due >= end + 1]

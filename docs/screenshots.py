@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 IMAGES = Path(__file__).with_name("images")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 STREAMS = ("socket", "events")
 
 
@@ -46,7 +47,7 @@ def docs(page: Page, base: str) -> None:
 
 
 def main(base: str) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
         sys.exit("Chromium is needed: apt-get install chromium")
     with sync_playwright() as playwright:

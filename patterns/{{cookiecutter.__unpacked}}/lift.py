@@ -228,6 +228,7 @@ def print_differing(differing, count):
         for path in differing:
             print("  " + path.relative_to(HERE.parent).as_posix())
         print("What changed from version to version: patterns/CHANGELOG.md in the template.")
+        print("(The exit code is 1, for scripts; cookiecutter calls that a failed hook.)", flush=True)
     return bool(differing)
 
 

@@ -26,7 +26,8 @@ from conftest import ROOT, Bake
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from test_generated import SECRET, Installed, path_with
 
-FOUND = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FOUND = next(filter(None, map(shutil.which, NAMES)), None)
 OPTIONS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
     --disable-background-networking --disable-component-update""".split()
 STREAMS = ["socket", "events"]

@@ -164,7 +164,7 @@ def test_a_file_that_differs_is_left_alone_shown_and_a_failure(
 ) -> None:
     lift(template, project, patterns="cors")
     edited = project / "src" / "app" / "patterns" / "cors.py"
-    edited.write_text(edited.read_text().replace("import", "import os\nimport", 1))
+    edited.write_text(edited.read_text().replace("\n\nfrom ", "\nimport os\n\nfrom ", 1))
     before = files(project)
     done = lift(template, project, patterns="cors,errors")
     assert done.returncode == 1

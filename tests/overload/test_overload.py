@@ -1,33 +1,46 @@
 """Slow clients and broken upstreams against the generated service as a process."""
 
 import asyncio
+import hashlib
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+from conftest import ROOT, Bake
 from faults import FAULTS, Upstream
 from running import Service, read_answer, running
-from test_generated import Installed
+from test_generated import path_with
 
 MIB = 2**20
 TIMEOUT = 0.5  # seconds the service gives its upstream
 LATE = 2.0  # seconds that a busy machine may add
 Check = Callable[[Service, Upstream], Awaitable[None]]
 
-pytestmark = pytest.mark.parametrize("service", [(True, "pip")], ids=["example"], indirect=True)
+
+@pytest.fixture(scope="module")
+def installed(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a generated service, and the interpreter of its environment."""
+    baked = bake(fresh=True)
+    lock = hashlib.sha256(baked.read("requirements/run.txt").encode()).hexdigest()[:8]
+    venv = ROOT / "build" / f"service-overload-{lock}"
+    env = {"PATH": path_with(True, tmp_path_factory.mktemp("bin")), "PYTHON": sys.executable}
+    done = baked.run("make", f"VENV={venv}", "install", **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return baked.path, venv / "bin" / "python"
 
 
 @asynccontextmanager
-async def both(installed: Installed) -> AsyncIterator[tuple[Service, Upstream]]:
-    folder, python = installed.baked.path, installed.venv / "bin" / "python"
+async def both(installed: tuple[Path, Path]) -> AsyncIterator[tuple[Service, Upstream]]:
     async with Upstream() as upstream:
         variables = {"APP_UPSTREAM_URL": upstream.url, "APP_UPSTREAM_TIMEOUT": str(TIMEOUT)}
-        async with running(folder, python, APP_BODY_TIMEOUT="60", **variables) as service:
+        async with running(*installed, APP_BODY_TIMEOUT="60", **variables) as service:
             yield service, upstream
 
 
-def run(installed: Installed, check: Check) -> None:
+def run(installed: tuple[Path, Path], check: Check) -> None:
     """Run a check against a fresh service and its upstream."""
 
     async def whole() -> None:
@@ -38,38 +51,46 @@ def run(installed: Installed, check: Check) -> None:
     asyncio.run(whole())
 
 
-async def post(service: Service, body: str, *, length: int) -> asyncio.StreamReader:
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def post(service: Service, body: str, *, length: int) -> Connection:
     reader, writer = await service.connect()
     lines = "".join(f"{k}: {v}\r\n" for k, v in service.bearer.items())
     head = f"POST /api/v1/rooms/lobby/messages HTTP/1.1\r\nHost: x\r\n{lines}"
     head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     writer.write((head + body).encode())
-    return reader
+    return reader, writer
 
 
-def test_stalled_bodies_hold_no_permit_and_the_api_answers_as_before(service: Installed) -> None:
+def test_stalled_bodies_hold_no_permit_and_the_api_answers_as_before(installed: tuple[Path, Path]) -> None:
     async def check(service: Service, _: Upstream) -> None:
-        stalled = [await post(service, "{", length=100) for _ in range(500)]
-        async with asyncio.timeout(10):
-            while await service.metric("http_requests_in_flight") < 500:
-                await asyncio.sleep(0.05)
+        stalled: list[Connection] = []
+        async with asyncio.timeout(30):
+            while len(stalled) < 500:  # not all at once, which is overload of another kind
+                stalled += [await post(service, "{", length=100) for _ in range(25)]
+                while await service.metric("http_requests_in_flight") < len(stalled):
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
         whole = '{"text": "hello"}'
         for _ in range(20):
             assert (await service.get("/api/v1/rates/EUR")).status == 200
-            answer = await read_answer(await post(service, whole, length=len(whole)))
-            assert answer.status == 201
+            reader, writer = await post(service, whole, length=len(whole))
+            assert (await read_answer(reader)).status == 201
+            writer.close()
         # More at once than would be admitted if the stalled ones counted.
         answers = await asyncio.gather(
             *(service.get("/api/v1/rooms/lobby/messages") for _ in range(50))
         )
         assert {answer.status for answer in answers} == {200}
-        assert len(stalled) == 500
+        for _, writer in stalled:
+            writer.close()
 
-    run(service, check)
+    run(installed, check)
 
 
 @pytest.mark.parametrize("currency", FAULTS)
-def test_a_fault_of_the_upstream_has_its_status_in_time(service: Installed, currency: str) -> None:
+def test_a_fault_of_the_upstream_has_its_status_in_time(installed: tuple[Path, Path], currency: str) -> None:
     async def check(service: Service, upstream: Upstream) -> None:
         await service.get("/api/v1/rates/EUR")
         before = service.memory()
@@ -83,10 +104,10 @@ def test_a_fault_of_the_upstream_has_its_status_in_time(service: Installed, curr
         assert service.memory() - before < 20 * MIB
         assert upstream.requests <= 5  # one retry is earned by ten calls
 
-    run(service, check)
+    run(installed, check)
 
 
-def test_hanging_calls_leave_the_other_routes_alone(service: Installed) -> None:
+def test_hanging_calls_leave_the_other_routes_alone(installed: tuple[Path, Path]) -> None:
     async def check(service: Service, upstream: Upstream) -> None:
         hanging = [asyncio.create_task(service.get("/api/v1/rates/SLO")) for _ in range(100)]
         async with asyncio.timeout(10):
@@ -98,10 +119,10 @@ def test_hanging_calls_leave_the_other_routes_alone(service: Installed) -> None:
         assert statuses <= {503, 504}
         assert 504 in statuses
 
-    run(service, check)
+    run(installed, check)
 
 
-def test_a_dead_upstream_is_left_alone_and_asked_again(service: Installed) -> None:
+def test_a_dead_upstream_is_left_alone_and_asked_again(installed: tuple[Path, Path]) -> None:
     async def check(service: Service, upstream: Upstream) -> None:
         answers = [await service.get("/api/v1/rates/ERR") for _ in range(30)]
         assert {answer.status for answer in answers} == {502, 503}
@@ -112,4 +133,4 @@ def test_a_dead_upstream_is_left_alone_and_asked_again(service: Installed) -> No
             while (await service.get("/api/v1/rates/EUR")).status != 200:
                 await asyncio.sleep(0.2)
 
-    run(service, check)
+    run(installed, check)

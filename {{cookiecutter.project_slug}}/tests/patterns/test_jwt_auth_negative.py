@@ -16,8 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from {{cookiecutter.package_name}}.patterns.jwks import JWKS
-from {{cookiecutter.package_name}}.patterns.jwt_auth import CLAIMS, jwt_auth, public
-from {{cookiecutter.package_name}}.patterns.jwt_verify import TokenPolicy, hs256_verifier, jwks_verifier
+from {{cookiecutter.package_name}}.patterns.jwt_auth import (
+    CLAIMS,
+    jwt_auth,
+    public,
+)
+from {{cookiecutter.package_name}}.patterns.jwt_verify import (
+    TokenPolicy,
+    hs256_verifier,
+    jwks_verifier,
+)
 
 Sign = Callable[[bytes], bytes]
 

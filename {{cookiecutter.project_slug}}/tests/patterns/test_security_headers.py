@@ -5,7 +5,10 @@ from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
 from {{cookiecutter.package_name}}.patterns import security_headers as pattern
-from {{cookiecutter.package_name}}.patterns.security_headers import API_HEADERS, security_headers
+from {{cookiecutter.package_name}}.patterns.security_headers import (
+    API_HEADERS,
+    security_headers,
+)
 
 
 async def page(request: web.Request) -> web.Response:

@@ -36,25 +36,23 @@ def cheap_refusal(
     """
     fixed = {**(headers or {}), hdrs.CONTENT_TYPE: "application/problem+json"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
+    head = f"HTTP/1.1 503 Service Unavailable\r\n{lines}{hdrs.RETRY_AFTER}: "
 
     def refuse(request: web.Request, detail: str) -> web.StreamResponse:
-        # Random, or all who were refused together would come back together.
-        own: dict[str, str] = {hdrs.RETRY_AFTER: str(1 + int(random.random() * 5))}  # noqa: S311
-        member = ""
+        seconds = int(1 + random.random() * 5)  # noqa: S311  # or all would come back together
+        line = member = ""
         if request_id is not None:
-            own["X-Request-ID"] = known = request_id(request)
-            member = f',"request_id":"{known}"'
+            known = request_id(request)
+            line, member = f"X-Request-ID: {known}\r\n", f',"request_id":"{known}"'
         body = (
             '{"type":"about:blank","title":"Service Unavailable","status":503,'
             f'"detail":"{detail}","instance":{json.dumps(request.rel_url.raw_path)}{member}}}'
         )
         if draining() or not _plain(request):
+            own = {hdrs.RETRY_AFTER: str(seconds)} | ({"X-Request-ID": known} if line else {})
             return web.Response(status=503, body=body.encode(), headers=fixed | own)
-        rest = "".join(f"{name}: {value}\r\n" for name, value in own.items())
-        return _Prebuilt(
-            f"HTTP/1.1 503 Service Unavailable\r\n{lines}{rest}"
-            f"{hdrs.CONTENT_LENGTH}: {len(body)}\r\n\r\n{body}".encode("ascii")
-        )
+        answer = f"{head}{seconds}\r\n{line}Content-Length: {len(body)}\r\n\r\n{body}"
+        return _Prebuilt(answer.encode("ascii"))
 
     return refuse
 

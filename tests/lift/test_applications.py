@@ -1,0 +1,42 @@
+"""Patterns lifted, unedited, into applications of three shapes, by the sub-template itself."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from environments import Packages, environment, run
+from shelf import needs
+
+APPS = Path(__file__).with_name("apps")
+LIFTED = """backpressure client_session drain errors jwt_auth jwt_verify request_id request_log
+    request_parts sse typed_handlers websocket_hub""".split()
+PACKAGES = frozenset(package for name in LIFTED for package in needs(name))
+PYTEST_INI = """\
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings =
+    error
+    ignore::aiohttp.web_exceptions.NotAppKeyWarning
+"""
+
+
+@pytest.mark.parametrize("end", ["latest", pytest.param("lowest", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("name", ["routes", "views", "nested"])
+def test_patterns_work_unedited_in_an_application_of_another_shape(
+    name: str, end: str, template: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(APPS / name, tmp_path / "src" / name)
+    shutil.copy(APPS / "feeds.py", tmp_path / "src" / name)
+    (tmp_path / "pytest.ini").write_text(PYTEST_INI)
+    cookiecutter = Path(sys.executable).with_name("cookiecutter")
+    answers = [f"patterns={','.join(LIFTED)}", f"package={name}.patterns"]
+    run(cookiecutter, "--no-input", template, "--directory", "patterns", *answers, cwd=tmp_path)
+    shutil.copy(APPS / "test_lifted.py", tmp_path / "tests")
+    python = environment(Packages(PACKAGES, end))
+    env = {"PYTHONPATH": "src", "APPLICATION": name}
+    said = run(python, "-m", "pytest", "-q", "tests", cwd=tmp_path, **env)
+    assert " passed" in said
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
+    run(*mypy, "--cache-dir", python.parents[1] / "mypy", "src", cwd=tmp_path, MYPYPATH="src")
