@@ -9,12 +9,14 @@ The address is printed as soon as it listens.
 
 import argparse
 import asyncio
+import gc
+import json
 import logging
 import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -75,7 +77,17 @@ ROUTES = {
 }
 
 
-def service(folder: Path, limit: str) -> tuple[web.Application, Callable[..., Awaitable[None]]]:
+async def state(request: web.Request) -> web.Response:
+    """What must not grow: tasks, permits; for `soak.py`."""
+    (permits,) = (thing for thing in gc.get_objects() if type(thing).__name__ == "Permits")
+    found = {"tasks": len(asyncio.all_tasks()), "permits": permits.in_flight}
+    return web.json_response(found | {"streams": permits.streams, "waiting": permits.waiting})
+
+
+Serve = Callable[[], Awaitable[None]]
+
+
+def service(folder: Path, limit: str, **given: object) -> Serve:
     sys.path.insert(0, str(folder / "src"))
     (package,) = (path.parent.name for path in (folder / "src").glob("*/app.py"))
     part = partial(import_module, package=package)
@@ -93,14 +105,24 @@ def service(folder: Path, limit: str) -> tuple[web.Application, Callable[..., Aw
             "shutdown_timeout": 0.5,
         }
         | changes
+        | given
     )
     write = partial(os.write, os.open(os.devnull, os.O_WRONLY))
     app = part(".app").create_app(settings, write)
     public = part(".patterns.jwt_auth").public
     app.add_routes([web.get(path, public(handler)) for path, handler in ROUTES.items()])
+    never_shed = part(".patterns.backpressure").never_shed
+    app.router.add_get("/state", public(never_shed(state)))
     drain = app[part(".app").DRAIN]
     listen = part(".patterns.drain").Listen(port=0, options=part(".__main__").OPTIONS)
-    return app, partial(drain.serve, app, listen, on_listening=lambda urls: announce(urls[0]))
+
+    def listening(urls: Sequence[str]) -> None:
+        announce(urls[0])
+        if settings.env == "dev":
+            scopes = ["rooms:read", "rooms:write", "rates:read"]
+            announce(part(".dev").dev_token(settings, sub="soak", scopes=scopes))
+
+    return partial(drain.serve, app, listen, on_listening=listening)
 
 
 def announce(url: str) -> None:
@@ -124,6 +146,7 @@ def main() -> None:
     parser.add_argument("limit")
     parser.add_argument("--loop", default="asyncio")
     parser.add_argument("--core", type=int)
+    parser.add_argument("--settings", default="{}", help="more settings, as a JSON object")
     given = parser.parse_args()
     if given.core is not None:
         os.sched_setaffinity(0, {given.core})
@@ -133,8 +156,7 @@ def main() -> None:
         if given.limit == "bare":
             runner.run(serve_bare())
         else:
-            _, serve = service(given.service.resolve(), given.limit)
-            runner.run(serve())
+            runner.run(service(given.service.resolve(), given.limit, **json.loads(given.settings))())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ whenever none is free, as independent clients would.
 import asyncio
 import gc
 import random
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,15 +115,12 @@ class _Run:
 
     async def connect(self, sample: Sample) -> None:
         loop = asyncio.get_running_loop()
-        wire = socket.socket()
-        wire.setblocking(False)
-        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             async with asyncio.timeout(PATIENCE):
-                await loop.sock_connect(wire, self.address)
-            _, connection = await loop.create_connection(lambda: _Connection(self), sock=wire)
-        except OSError:
-            wire.close()
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self), *self.address
+                )
+        except OSError:  # TimeoutError, and no more descriptors, too
             self.answered(sample, NO_ANSWER)
             return
         if sample.done:

@@ -223,7 +223,8 @@ def main() -> None:
         for number in range(rounds):
             for name in given.scenario or SCENARIOS:
                 scenario = SCENARIOS[name]
-                for limit in given.limit or ["adaptive", "best", "100", "none"]:
+                limits = given.limit or ["adaptive", "best", "100", "none"]
+                for limit in limits if number < given.peer_rounds else limits[:1]:
                     fixed = str(scenario.best) if limit == "best" else limit
                     start = lambda fixed=fixed: Server(given.service, fixed, given.loop, core)  # noqa: E731
                     with lock(given.lock):
@@ -242,6 +243,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("service", type=Path)
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-rounds", type=int, default=3, help="rounds of what runs beside it")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS)
     parser.add_argument("--limit", action="append", help="adaptive, best, none or a number")
     parser.add_argument("--loop", default="asyncio", help="asyncio, or uvloop when installed")

@@ -24,13 +24,14 @@ STDLIB = set(getattr(sys, "stdlib_module_names", ())) | set(
 # Folders of the service, and names under which its dependencies install or are imported.
 TAKEN = set(
     """conftest docs patterns requirements scripts site src tests
-    aiohappyeyeballs aiohttp aiosignal annotated_types ast_serialize async_timeout attr attrs cffi
-    click colorama coverage cryptography dotenv flit_core frozenlist grimp hypothesis idna
-    import_linter importlinter iniconfig jwt librt markdown_it markdown_it_py mdurl multidict mypy
-    mypy_extensions mypyc offapi packaging pathspec pip pkg_resources pluggy prometheus_client
-    propcache py pycparser pydantic pydantic_core pydantic_settings pygments pyjwt pytest pytest_aiohttp
-    pytest_asyncio pytest_cov python_dotenv redis rich ruff setuptools typing_extensions
-    typing_inspection uv wheel yarl""".split()
+    aiohappyeyeballs aiohttp aiosignal annotated_types ast_serialize async_timeout attr
+    attrs cffi click colorama coverage cryptography dotenv flit_core frozenlist grimp
+    hypothesis idna import_linter importlinter iniconfig jwt librt markdown_it
+    markdown_it_py mdurl multidict mypy mypy_extensions mypyc offapi packaging pathspec pip
+    pkg_resources pluggy prometheus_client propcache py pycparser pydantic pydantic_core
+    pydantic_settings pygments pyjwt pytest pytest_aiohttp pytest_asyncio pytest_cov
+    python_dotenv redis rich ruff setuptools typing_extensions typing_inspection uv wheel
+    yarl""".split()
 )
 SOFT_KEYWORDS = {"case", "match", "type"}
 RESERVED_BY_WINDOWS = {"aux", "con", "nul", "prn"}

@@ -22,11 +22,11 @@ HEADER = re.compile(r"# aiohttp-template (\S+), \S+, sha256 ([0-9a-f]{12})\.\n# 
 LINK = re.compile(r"\.\./[^\n]+\.py")
 NO_SOURCES = """\
 The template came without symbolic links (a zip archive, or git with core.symlinks=false), and the
-files they point to were not found, so nothing was written. Either use the address of the git
-repository, or clone it with `git clone -c core.symlinks=true` and give the clone's absolute path."""
+files they point to were not found, so nothing was written. Use the address of the git repository,
+or clone it with `git clone -c core.symlinks=true` and give the absolute path of that clone."""
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818  # no error of the program
     """One sentence for the person who answered."""
 
 
@@ -40,12 +40,12 @@ def main():
             return 0
         names = chosen(answers["patterns"], shelf)
         root, code, tests = folders(answers)
-        files = {code / (n + ".py"): ("patterns/" + n + ".py", n, shelf[n]) for n in names}
-        for name, text in read_shelf("tests", answers).items():
-            if name[5:] in names:  # without test_
-                source = "tests/patterns/" + name + ".py"
-                text = text.replace(PACKAGE, answers["package"])
-                files[tests / (name + ".py")] = (source, name[5:], text)
+        files = {code / (n + ".py"): (f"patterns/{n}.py", n, shelf[n]) for n in names}
+        for test, text in read_shelf("tests", answers).items():
+            name = test[len("test_") :]
+            if name in names:
+                body = text.replace(PACKAGE, answers["package"])
+                files[tests / (test + ".py")] = (f"tests/patterns/{test}.py", name, body)
         make_folders(root, code, tests)
         new = {files[path][1] for path in files if not path.exists()}
         differing = [path for path, file in files.items() if not put(path, *file, answers)]
@@ -84,9 +84,9 @@ def chosen(answer, shelf):
     for name in names:
         if name not in shelf:
             near = difflib.get_close_matches(name, shelf, 1)
-            hint = " did you mean %r?" % near[0] if near else ""
+            hint = f" did you mean {near[0]!r}?" if near else ""
             raise Refused(
-                "patterns: %a is not on the shelf:%s patterns=list shows what is." % (name, hint)
+                f"patterns: {name!a} is not on the shelf:{hint} patterns=list shows what is."
             )
     if not names:
         raise Refused("patterns must not be empty: use names, all, or list to see them.")
@@ -98,27 +98,29 @@ def folders(answers):
     package, project = answers["package"], HERE.parent
     for part in package.split("."):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part) or keyword.iskeyword(part):
-            raise Refused("package %a is not a name to import: use one like app.patterns." % package)
+            raise Refused(
+                f"package {package!a} is not a name to import: use one like app.patterns."
+            )
     top = package.split(".")[0]
     if top in set(getattr(sys, "stdlib_module_names", ())) | {"aiohttp", "pytest"}:
-        raise Refused("package %a would hide the module %s: use another name." % (package, top))
+        raise Refused(f"package {package!a} would hide the module {top}: use another name.")
     for name in ("source_root", "tests"):
         inside = all(re.fullmatch(r"[\w.-]+", p) and p != ".." for p in answers[name].split("/"))
         if not inside:
             raise Refused(
-                "%s %a is not a folder of the project: use one like src/web, or a dot for the"
-                " project itself." % (name, answers[name])
+                f"{name} {answers[name]!a} is not a folder of the project: use one like src/web,"
+                " or a dot for the project itself."
             )
     root = project / answers["source_root"]
     for other in (".", "src"):
         if not (root / top).is_dir() and (project / other / top / "__init__.py").is_file():
             place = project.name if other == "." else other
-            raise Refused("package %s is in %s: use source_root=%s." % (top, place, other))
+            raise Refused(f"package {top} is in {place}: use source_root={other}")
     code = root
     for part in package.split("."):
         if code.joinpath(part + ".py").is_file():
             module = code.joinpath(part + ".py").relative_to(project).as_posix()
-            raise Refused("a package beside %s would hide it: use another package." % module)
+            raise Refused(f"a package beside {module} would hide it: use another package.")
         code = code / part
     return root, code, project / answers["tests"]
 
@@ -141,22 +143,22 @@ def put(path, source, name, body, answers):
     if not path.exists():
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(header(source, name, body, answers) + body)
-        print("  written  " + shown)
+        print(f"  written  {shown}")
         return True
     there = path.read_text(encoding="utf-8", errors="replace")
     marked = HEADER.match(there)
     mine = there[marked.end() :] if marked else there
     if mine == body:
-        print("  same     " + shown)
+        print(f"  same     {shown}")
         return True
     state = "differs, left alone"
     if marked and marked[2] == digest(mine):
-        state = "not edited since %s: delete it and run again to update" % marked[1]
-    print("  %s  %s" % (shown, state))
-    now = "aiohttp-template %s, %s" % (answers["__version__"], source)
+        state = f"not edited since {marked[1]}: delete it and run again to update"
+    print(f"  {shown}  {state}")
+    now = f"aiohttp-template {answers['__version__']}, {source}"
     pair = (mine.splitlines(), body.splitlines())
     for line in difflib.unified_diff(*pair, shown, now, lineterm=""):
-        print("    " + line)
+        print(f"    {line}")
     return False
 
 
@@ -166,10 +168,10 @@ def header(source, name, body, answers):
     # An abbreviation or a plain address; never a path, nor an address that may hold a password.
     if not re.fullmatch(r"(\w+:|https://)[\w./-]+", template):
         template = answers["__template"]
-    values = (answers["__version__"], source, digest(body), template, name)
+    version = answers["__version__"]
     return (
-        "# aiohttp-template %s, %s, sha256 %s.\n"
-        "# Compare or update: cookiecutter %s --directory patterns patterns=%s\n" % values
+        f"# aiohttp-template {version}, {source}, sha256 {digest(body)}.\n"
+        f"# Compare or update: cookiecutter {template} --directory patterns patterns={name}\n"
     )
 
 
@@ -181,7 +183,7 @@ def parts(text):
     """The docstring's first paragraph, and its marked ones by their word."""
     doc = text.split('"""')[1]
     blocks = re.split(r"^(Wiring::|Needs:|Order:|Not:)", doc, flags=re.MULTILINE)
-    found = dict(zip(blocks[1::2], blocks[2::2]))
+    found = {blocks[i]: blocks[i + 1] for i in range(1, len(blocks), 2)}
     return blocks[0].split("\n\n")[0].replace("\n", " "), found
 
 
@@ -194,8 +196,8 @@ def needs(text):
 def print_table(shelf):
     width = max(map(len, shelf))
     for name, text in shelf.items():
-        print("%s  %s" % (name.ljust(width), parts(text)[0]))
-        print("%s  needs %s" % (" " * width, ", ".join(needs(text)) or "the standard library"))
+        print(f"{name:<{width}}  {parts(text)[0]}")
+        print(f"{'':<{width}}  needs {', '.join(needs(text)) or 'the standard library'}")
     print("\nNothing was written. Run again with patterns=NAME,NAME or patterns=all.")
 
 
@@ -206,29 +208,36 @@ def print_wiring(names, shelf, answers):
         public = re.search(r"^__all__ = \[(.*?)\]", shelf[name], re.MULTILINE | re.DOTALL)
         imported = ", ".join(re.findall(r'"(\w+)"', public[1])) if public else name
         print("\n" + title + "\n")
-        print("    from %s.%s import %s\n" % (answers["package"], name, imported))
-        print(textwrap.indent(textwrap.dedent(found.get("Wiring::", "")).strip("\n"), "    ") + "\n")
+        print(f"    from {answers['package']}.{name} import {imported}\n")
+        print(
+            textwrap.indent(textwrap.dedent(found.get("Wiring::", "")).strip("\n"), "    ") + "\n"
+        )
         for word in ("Needs:", "Order:", "Not:"):
             if word in found:
                 print(textwrap.indent(word + found[word].rstrip(), "  "))
     packages = sorted({need for name in names for need in needs(shelf[name])})
     if packages:
-        print("\nAdd to what your project installs: " + " ".join('"%s"' % p for p in packages))
+        print(
+            "\nAdd to what your project installs: "
+            + " ".join(f'"{package}"' for package in packages)
+        )
     print("For the tests: pytest pytest-aiohttp. Then:\n")
-    tests = " ".join("%s/test_%s.py" % (answers["tests"], name) for name in names)
+    tests = " ".join(f"{answers['tests']}/test_{name}.py" for name in names)
     print("    python -m pytest -o asyncio_mode=auto " + tests)
 
 
 def print_differing(differing, count):
     if differing:
         print(
-            "\n%d of %d files differ from the source and were left alone (- yours, + the source):"
-            % (len(differing), count)
+            f"\n{len(differing)} of {count} files differ from the source and were left alone"
+            " (- yours, + the source):"
         )
         for path in differing:
-            print("  " + path.relative_to(HERE.parent).as_posix())
+            print(f"  {path.relative_to(HERE.parent).as_posix()}")
         print("What changed from version to version: patterns/CHANGELOG.md in the template.")
-        print("(The exit code is 1, for scripts; cookiecutter calls that a failed hook.)", flush=True)
+        print(
+            "(The exit code is 1, for scripts; cookiecutter calls that a failed hook.)", flush=True
+        )
     return bool(differing)
 
 

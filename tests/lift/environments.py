@@ -1,11 +1,11 @@
-"""Empty environments, one for each set of packages that patterns name, at both ends of the range."""
+"""Empty environments, one for each set of packages that patterns name, at both ends."""
 
 import hashlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,13 @@ def groups(names: Iterable[str] = NAMES) -> dict[frozenset[str], list[str]]:
 
 def requirements(packages: Packages) -> dict[str, str]:
     """Each distribution's requirement, by its name."""
-    specifications = {"aiohttp": "aiohttp>=3.14.4", **TESTING}
-    for name in NAMES:
-        for package, requirement in needs(name).items():
-            if package in packages.names | {"aiohttp"}:
-                specifications[package] = requirement
-    return specifications
+    named = {
+        package: requirement
+        for name in NAMES
+        for package, requirement in needs(name).items()
+        if package in packages.names | {"aiohttp"}
+    }
+    return named | TESTING
 
 
 def constraints(packages: Packages) -> str:
@@ -75,12 +76,14 @@ def environment(packages: Packages) -> Path:
     return python
 
 
-def run(*command: object, cwd: Path = ROOT, check: bool = True, **env: str) -> str:
+def run(
+    *command: object, cwd: Path = ROOT, check: bool = True, env: Mapping[str, str] | None = None
+) -> str:
     """What the command printed; a failing one fails the test with it."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, **env},
+        env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

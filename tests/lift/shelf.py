@@ -1,8 +1,7 @@
-"""The whole shelf as the sub-template holds it: the service's patterns, by links, and the others."""
+"""The shelf as the sub-template holds it: the service's patterns, by links, and the others."""
 
 import ast
 import re
-from pathlib import Path
 
 from conftest import ROOT
 

@@ -1,7 +1,7 @@
-"""Every pattern alone: an empty environment with what its docstring names, and a foreign application.
+"""Every pattern alone: an empty environment with what its docstring names, a foreign application.
 
 Patterns that name the same packages share an environment; each is in a package of its own there,
-and its tests run in a process of their own. The lowest versions that the docstrings name are `make lift`.
+and its tests run in a process of their own. What a docstring names at its lowest: `make lift`.
 """
 
 import json
@@ -60,9 +60,9 @@ def copied(folder: Path, packages: Packages, names: list[str]) -> Project:
 def outcome(project: Project, name: str) -> str:
     """What pytest says of the pattern's test and of its wiring, in a process of their own."""
     files = [f"tests/test_{name}.py", "tests/test_wiring.py"]
-    env = {"PYTHONPATH": "src", "PATTERN": name, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {"PYTHONPATH": str(project.path / "src"), "PATTERN": name, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [project.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-    return run(*command, cwd=project.path, check=False, **env)
+    return run(*command, cwd=project.path, check=False, env=env)
 
 
 def types(project: Project) -> str:
@@ -70,7 +70,9 @@ def types(project: Project) -> str:
     mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", project.python]
     cache = project.python.parents[1] / "mypy"  # beside what it was made of
     options = ["--cache-dir", cache, "--no-error-summary"]
-    said = run(*mypy, *options, "src", "tests", cwd=project.path, check=False, MYPYPATH="src")
+    said = run(
+        *mypy, *options, "src", "tests", cwd=project.path, check=False, env={"MYPYPATH": "src"}
+    )
     checker = Path(sys.executable).with_name("basedpyright")
     options = ["--pythonpath", project.python, "--level", "error"]
     pyright = run(checker, *options, cwd=project.path, check=False)

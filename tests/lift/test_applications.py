@@ -35,8 +35,15 @@ def test_patterns_work_unedited_in_an_application_of_another_shape(
     run(cookiecutter, "--no-input", template, "--directory", "patterns", *answers, cwd=tmp_path)
     shutil.copy(APPS / "test_lifted.py", tmp_path / "tests")
     python = environment(Packages(PACKAGES, end))
-    env = {"PYTHONPATH": "src", "APPLICATION": name}
-    said = run(python, "-m", "pytest", "-q", "tests", cwd=tmp_path, **env)
+    env = {"PYTHONPATH": str(tmp_path / "src"), "APPLICATION": name}
+    said = run(python, "-m", "pytest", "-q", "tests", cwd=tmp_path, env=env)
     assert " passed" in said
     mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
-    run(*mypy, "--cache-dir", python.parents[1] / "mypy", "src", cwd=tmp_path, MYPYPATH="src")
+    run(
+        *mypy,
+        "--cache-dir",
+        python.parents[1] / "mypy",
+        "src",
+        cwd=tmp_path,
+        env={"MYPYPATH": "src"},
+    )

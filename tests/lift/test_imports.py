@@ -1,6 +1,8 @@
 """Every pattern stands alone: what it and its test import is what its docstring names, no more."""
 
 import ast
+import json
+import re
 import sys
 
 import pytest
@@ -12,6 +14,7 @@ from shelf import (
     PROVIDES,
     SERVICE_SOURCES,
     SERVICE_TESTS,
+    SUB_TEMPLATE,
     docstring,
     its_test,
     needs,
@@ -98,3 +101,16 @@ def test_the_shelf_has_every_pattern_of_the_service_from_one_source() -> None:
 def test_every_pattern_has_its_test() -> None:
     tests = {path.stem for path in (FOLDER / "tests").glob("*.py")}
     assert tests == {f"test_{name}" for name in NAMES}
+
+
+def test_every_pattern_has_its_changelog_and_no_entry_is_ahead() -> None:
+    sections = re.split("^## ", (SUB_TEMPLATE / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1:]
+    assert [section.split("\n")[0] for section in sections] == NAMES
+    answers = json.loads((SUB_TEMPLATE / "cookiecutter.json").read_text())
+    now = [int(part) for part in answers["__version__"].split(".")]
+    for section in sections:
+        entries = re.findall(r"^- (\d+)\.(\d+)\.(\d+): .+\.$", section, re.MULTILINE)
+        versions = [[int(part) for part in entry] for entry in entries]
+        assert versions
+        assert versions == sorted(versions, reverse=True)
+        assert versions[0] <= now

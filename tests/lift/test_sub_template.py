@@ -1,6 +1,7 @@
 """The sub-template in a project that is there already: it adds files, and changes none."""
 
 import ast
+import json
 import re
 import runpy
 import shutil
@@ -100,9 +101,8 @@ def test_one_pattern_comes_alone_and_what_is_left_to_do_is_printed(
 ) -> None:
     done = lift(template, project, patterns="errors", package="shelf", source_root=".")
     assert done.returncode == 0, done.stderr
-    assert list(files(project)) == ["shelf/__init__.py", "shelf/errors.py"] + [
-        "tests/patterns/test_errors.py"
-    ]
+    made = ["shelf/__init__.py", "shelf/errors.py", "tests/patterns/test_errors.py"]
+    assert list(files(project)) == made
     for line in (
         "    from shelf.errors import errors, note_started, problem_document\n",
         "    app.on_response_prepare.append(note_started)\n    app.middlewares.append(errors())\n",
@@ -204,9 +204,7 @@ def test_a_copy_without_the_header_or_with_other_line_ends_is_the_same(
     assert not (target / "__init__.py").exists(), "a folder that is there is left as it is"
 
 
-def test_into_a_generated_service_its_own_patterns_are_the_same(
-    template: Path, bake: Bake
-) -> None:
+def test_into_a_generated_service_its_own_patterns_are_the_same(template: Path, bake: Bake) -> None:
     service = bake(fresh=True).path
     before = files(service)
     done = lift(template, service, patterns="all", package="my_service.patterns")
@@ -218,21 +216,36 @@ def test_into_a_generated_service_its_own_patterns_are_the_same(
     assert same == own
 
 
+@pytest.fixture(scope="module")
+def unpacked(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as the hook finds it."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    lift(template, folder, "--accept-hooks", "no", patterns="errors")
+    return folder / UNPACKED
+
+
 @pytest.mark.parametrize(("name", "value"), REFUSED)
 def test_a_bad_answer_is_refused_in_one_sentence_and_nothing_is_written(
-    name: str, value: str, template: Path, project: Path
+    name: str, value: str, unpacked: Path
 ) -> None:
-    done = lift(template, project, **{"patterns": "errors", name: value})
-    assert done.returncode != 0
-    sentence = done.stderr.splitlines()[0]
-    assert sentence.startswith(name)
-    assert sentence.endswith(".")
-    assert not list(project.iterdir())
+    given = (unpacked / "answers.json").read_text()
+    (unpacked / "answers.json").write_text(json.dumps(json.loads(given) | {name: value}))
+    done = subprocess.run(
+        [sys.executable, "lift.py"], cwd=unpacked, check=False, capture_output=True, text=True
+    )
+    (unpacked / "answers.json").write_text(given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"{name}[ :].+\.\n", done.stderr)
+    assert list(unpacked.parent.iterdir()) == [unpacked]
 
 
-def test_an_unknown_pattern_is_answered_with_the_nearest(template: Path, project: Path) -> None:
+def test_a_refusal_leaves_nothing_behind_and_names_the_nearest_pattern(
+    template: Path, project: Path
+) -> None:
     done = lift(template, project, patterns="erors")
-    assert "did you mean 'errors'?" in done.stderr
+    assert done.returncode == 1
+    assert "did you mean 'errors'?" in done.stderr.splitlines()[0]
+    assert not list(project.iterdir())
 
 
 def test_a_package_that_would_hide_a_module_is_refused(template: Path, project: Path) -> None:

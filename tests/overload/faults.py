@@ -74,7 +74,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.requests = 0
-        self.tasks: set[asyncio.Task[None] | None] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> "Upstream":
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -83,15 +83,15 @@ class Upstream:
 
     async def __aexit__(self, *_: object) -> None:
         self.server.close()
-        for task in self.tasks:
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*filter(None, self.tasks), return_exceptions=True)
+        for writer in self.writers:
+            writer.transport.abort()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.01)  # until all that has left
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        self.tasks.add(task)
-        with suppress(OSError, asyncio.IncompleteReadError):
+        self.writers.add(writer)
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests += 1
@@ -100,4 +100,4 @@ class Upstream:
                 if status != 200:
                     break
         writer.close()
-        self.tasks.discard(task)
+        self.writers.discard(writer)

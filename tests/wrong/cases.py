@@ -995,13 +995,11 @@ def right_logging():
 
 @case("json_logging", wrong=wrong_logging, right=right_logging)
 async def every_line_is_json(log):
-    root = logging.getLogger()
-    handlers = root.handlers
     try:
         logging.getLogger("billing").info('charged "%s"', "42 EUR")
     finally:
-        for handler in handlers:
-            root.removeHandler(handler)
+        logging.basicConfig(level="WARNING", handlers=[logging.NullHandler()], force=True)
+        logging.captureWarnings(False)
     try:
         json.loads(log())
     except ValueError:
@@ -1179,3 +1177,281 @@ async def what_may_have_happened_is_not_done_again(call):
     async with serving(app_with(routes=[("POST", "/", charge)])) as url:
         await call("POST", url)
     expect(len(charges) == 1, f"one POST charged {len(charges)} times")
+
+
+# --- request_parts, token_cache, parser_errors, docs_page -------------------------------------------
+
+
+def wrong_parts():
+    return app_with(routes=[("GET", "/", snippet("request_parts").search)])
+
+
+def right_parts():
+    typed, parts = pattern("typed_handlers"), pattern("request_parts")
+    from datetime import date
+
+    async def search(day, limit=10):
+        return {"limit": limit, "day": str(day)}
+
+    search.__annotations__ = {
+        "day": parts.Query[date],
+        "limit": parts.Query[int],
+        "return": dict[str, int | str],
+    }
+    return app_with(routes=[("GET", "/", typed.typed(search))])
+
+
+@case("request_parts", wrong=wrong_parts, right=right_parts)
+async def a_wrong_parameter_is_the_client_s_mistake(app):
+    queries = ["day=2026-01-01&limit=ten", "", "day=tomorrow"]
+    async with serving(app) as url:
+        found = {query: (await ask("GET", f"{url}/?{query}"))[0] for query in queries}
+    expect(set(found.values()) == {422}, f"queries and their answers: {found}")
+
+
+class Tokens:
+    """A verifier and a clock, for a token that ends at 100."""
+
+    def __init__(self):
+        self.time, self.verified = 0.0, []
+
+    def now(self):
+        return self.time
+
+    def verify(self, token):
+        self.verified.append(token)
+        if self.time > 100:
+            raise ValueError("expired")
+        return "ada"
+
+
+def wrong_cache():
+    tokens = Tokens()
+    return tokens, snippet("token_cache").cached(tokens.verify)
+
+
+def right_cache():
+    tokens = Tokens()
+    cache = pattern("token_cache").TokenCache(now=tokens.now)
+
+    def verify(token):
+        if (found := cache.get(token)) is None:
+            cache.put(token, found := tokens.verify(token), expires_at=100)
+        return found
+
+    return tokens, verify
+
+
+@case("token_cache", wrong=wrong_cache, right=right_cache)
+async def a_remembered_token_ends_when_it_ends(subject):
+    tokens, verify = subject
+    verify("token")
+    verify("token")
+    expect(len(tokens.verified) == 1, "nothing is remembered")
+    tokens.time = 101
+    with suppress(ValueError):
+        verify("token")
+        expect(False, "a token that has ended is still good")
+
+
+async def malformed(make, data):
+    runner = web.AppRunner(snippet("parser_errors").create_app(), shutdown_timeout=0.01)
+    await runner.setup()
+    try:
+        make(runner.server)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        client, answer = await raw(f"http://{host}:{port}", data), b""
+        while chunk := await asyncio.get_running_loop().sock_recv(client, 65536):
+            answer += chunk
+        client.close()
+        return answer.decode()
+    finally:
+        await runner.cleanup()
+
+
+def right_parser():
+    module = pattern("parser_errors")
+
+    def install(server):
+        server.request_factory = module.parser_problems(server.request_factory)
+
+    return install
+
+
+@case("parser_errors", wrong=lambda: lambda server: None, right=right_parser)
+async def what_is_no_http_gets_an_answer_like_the_others(make):
+    answer = await malformed(make, b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: s3cret\r\n\r\n")
+    kind = answer.partition("Content-Type: ")[2].partition("\r\n")[0]
+    expect("json" in kind, f"its type is {kind}")
+
+
+@case("parser_errors", wrong=lambda: lambda server: None, right=right_parser)
+async def what_is_no_http_is_not_sent_back(make):
+    answer = await malformed(make, b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: s3cret\r\n\r\n")
+    expect("s3cret" not in answer, "the answer repeats the header that was sent")
+
+
+def right_docs():
+    pages = pattern("docs_page").docs_page(title="API", openapi_url="openapi.json")
+    return app_with(routes=[("GET", path, page) for path, page in pages.items()])
+
+
+@case(
+    "docs_page",
+    wrong=lambda: app_with(routes=[("GET", "/docs", snippet("docs_page").docs)]),
+    right=right_docs,
+)
+async def the_page_works_without_the_internet(app):
+    async with serving(app) as url:
+        _, text, _ = await ask("GET", f"{url}/docs")
+    expect("https://" not in text, "the page runs scripts of https://cdn.example")
+
+
+# --- breaker, upstream, jwks ------------------------------------------------------------------------
+
+
+def wrong_breaker():
+    return snippet("breaker").call, ()
+
+
+def right_breaker():
+    module = pattern("breaker")
+    return snippet("breaker").call, (module.CircuitBreaker(threshold=3, cooldown=60),)
+
+
+@case("breaker", wrong=wrong_breaker, right=right_breaker)
+async def a_dead_upstream_is_left_alone(subject):
+    call, middlewares = subject
+    asked = []
+
+    async def hang(request):
+        asked.append(1)
+        await asyncio.sleep(0.3)
+        return web.Response()
+
+    async with serving(app_with(routes=[("GET", "/", hang)])) as url:
+        async with aiohttp.ClientSession(middlewares=middlewares) as session:
+            for _ in range(10):
+                await call(session, url)
+    expect(len(asked) == 3, f"10 callers each waited for the whole timeout, {len(asked)} calls")
+
+
+def wrong_upstream():
+    return lambda session, url: snippet("upstream").fetch(session, url)
+
+
+def right_upstream():
+    module = pattern("upstream")
+    from pydantic import BaseModel
+
+    class Rate(BaseModel):
+        rate: float
+
+    async def fetch(session, url):
+        return (await module.Upstream(url, timeout=1).get(session, "/", Rate)).model_dump()
+
+    return fetch
+
+
+@case("upstream", wrong=wrong_upstream, right=right_upstream)
+async def whatever_an_upstream_sends_it_is_not_our_fault(fetch):
+    answers = {
+        "a login page": web.Response(text="<h1>Log in</h1>", content_type="text/html"),
+        "another shape": web.json_response(["no", "rate"]),
+        "a 500": web.json_response({"rate": 1}, status=500),
+        "20 MB": web.json_response({"rate": 1, "more": "x" * 20_000_000}),
+    }
+    found = {}
+    async with aiohttp.ClientSession() as session:
+        for name, answer in answers.items():
+
+            async def upstream(request, answer=answer):
+                return answer
+
+            async with serving(app_with(routes=[("GET", "/", upstream)])) as url:
+                try:
+                    found[name] = f"{type(await fetch(session, url)).__name__} accepted"
+                except Exception as error:
+                    found[name] = type(error).__name__
+    expect(set(found.values()) == {"HTTPBadGateway"}, f"answers and what a handler gets: {found}")
+
+
+def wrong_jwks():
+    @asynccontextmanager
+    async def keys(url):
+        key_for = snippet("jwks").key_source(url)
+        header = {"kid": "unknown"}
+        token = jwt.encode({"sub": "ada"}, SECRET, "HS256", headers=header)
+        yield lambda: key_for(token)
+
+    return keys
+
+
+def right_jwks():
+    module = pattern("jwks")
+
+    @asynccontextmanager
+    async def keys(url):
+        async with aiohttp.ClientSession() as session:
+            source = module.JWKS(url, lambda: session)
+            yield lambda: source("unknown", "RS256")
+
+    return keys
+
+
+@asynccontextmanager
+async def issuer(asked, seconds=0.0):
+    """In a thread of its own, or who blocks the loop would never be answered."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(65537, 2048).public_key()
+    jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True) | {"kid": "a", "use": "sig"}
+    body = json.dumps({"keys": [jwk]}).encode()
+
+    class Issuer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(1)
+            time.sleep(seconds)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Issuer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/jwks.json"
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()
+
+
+@case("jwks", wrong=wrong_jwks, right=right_jwks)
+async def a_slow_issuer_does_not_stop_the_service(keys):
+    async with issuer([], 0.3) as url, keys(url) as find:
+        finding = asyncio.create_task(find())
+        await asyncio.sleep(0.05)
+        early = not finding.done()
+        await asyncio.wait({finding})
+        finding.exception()
+    expect(early, "for the 0.3 s that the issuer takes, nobody is served")
+
+
+@case("jwks", wrong=wrong_jwks, right=right_jwks)
+async def a_stranger_s_key_id_does_not_flood_the_issuer(keys):
+    asked = []
+    async with issuer(asked) as url, keys(url) as find:
+        for _ in range(10):
+            with suppress(Exception):
+                await find()
+    expect(len(asked) == 1, f"10 tokens of a stranger made {len(asked)} calls to the issuer")

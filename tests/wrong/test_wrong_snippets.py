@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from textwrap import dedent
 
 import pytest
 
-from .cases import CASES, ROOT, SNIPPETS, Case
+from .cases import CASES, ROOT, SHELF, SNIPPETS, Case
 
 PAGES = ROOT / "docs" / "patterns"
 
@@ -40,6 +41,13 @@ def test_every_snippet_is_run() -> None:
 def test_a_page_shows_its_snippet_as_it_is(page: str) -> None:
     snippet = (SNIPPETS / f"{page}.py").read_text(encoding="utf-8").partition("\n\n")[2]
     assert f"```python\n{snippet}```\n" in (PAGES / f"{page}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", sorted({case.page for case in CASES}))
+def test_a_page_shows_the_wiring_of_the_pattern_s_docstring(page: str) -> None:
+    source = (SHELF / f"{page}.py").read_text(encoding="utf-8")
+    wiring = dedent(source.partition("Wiring::\n")[2].partition("\nNeeds:")[0]).strip("\n")
+    assert f"```python\n{wiring}\n```\n" in (PAGES / f"{page}.md").read_text(encoding="utf-8")
 
 
 def test_the_index_names_every_page() -> None:

@@ -9,7 +9,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from {{cookiecutter.package_name}}.patterns import backpressure as pattern
-from {{cookiecutter.package_name}}.patterns.backpressure import FixedLimit, Permits, backpressure, never_shed, stream
+from {{cookiecutter.package_name}}.patterns.backpressure import (
+    FixedLimit,
+    Permits,
+    backpressure,
+    never_shed,
+    stream,
+)
 
 
 class Gate:

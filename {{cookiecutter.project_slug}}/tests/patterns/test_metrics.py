@@ -9,7 +9,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from {{cookiecutter.package_name}}.patterns import metrics as pattern
-from {{cookiecutter.package_name}}.patterns.metrics import metrics, metrics_page, show_number
+from {{cookiecutter.package_name}}.patterns.metrics import (
+    metrics,
+    metrics_page,
+    show_number,
+)
 
 
 class Service:

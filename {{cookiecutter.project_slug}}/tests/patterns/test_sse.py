@@ -329,6 +329,15 @@ async def test_a_long_backlog_is_no_reason_to_drop_a_client() -> None:
         peer.close()
 
 
+async def test_an_open_stream_keeps_no_headers_that_were_sent() -> None:
+    news = News()
+    async with serving(news) as session, session.get(news.url) as response:
+        await block(response)
+        (stream,) = news.streams.streams
+        assert stream.response is not None
+        assert not stream.response.headers
+
+
 async def test_sending_to_a_connection_that_is_just_lost_raises_nothing() -> None:
     news = News()
     async with serving(news) as session, session.get(news.url) as response:

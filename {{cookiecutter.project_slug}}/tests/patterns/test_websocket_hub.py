@@ -351,6 +351,13 @@ async def test_a_client_that_keeps_up_needs_no_queue_and_no_task() -> None:
         assert await ws.receive_str() == "1"
 
 
+async def test_an_open_socket_keeps_no_headers_that_were_sent() -> None:
+    channel = Channel()
+    async with serving(channel) as session, session.ws_connect(channel.url):
+        await channel.opened(1)
+        assert [dict(client.ws.headers) for client in channel.hub.clients] == [{}]
+
+
 async def test_sending_to_a_connection_that_is_just_lost_raises_nothing() -> None:
     channel = Channel()
     async with serving(channel):

@@ -1,4 +1,4 @@
-"""The same application with patterns from the shelf: most outside, auth in the part that needs it."""
+"""The same application with patterns from the shelf: auth inside, all others outside."""
 
 import asyncio
 from collections.abc import Callable

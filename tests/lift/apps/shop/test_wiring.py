@@ -6,12 +6,14 @@ import importlib
 import inspect
 import logging
 import os
+import re
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated, Literal
 
 import aiohttp
 import pytest
@@ -76,11 +78,10 @@ def reader_names(wiring: str) -> dict[str, object]:
     }
     if "CollectorRegistry" in wiring:
         names["CollectorRegistry"] = importlib.import_module("prometheus_client").CollectorRegistry
-    if "Book" in wiring or "Answer" in wiring:
+    if re.search(r"\b(Book|Answer)\b", wiring):
         names["Book"] = names["Answer"] = importlib.import_module("pydantic").create_model("Book")
     if "Path[" in wiring:
-        typing = importlib.import_module("typing")
-        names["Literal"] = typing.Literal
+        names["Literal"] = Literal
         names["Path"] = names["Body"] = Source()
     return names
 
@@ -91,8 +92,6 @@ class Source:
     place, name, media_type = "path", "part", ""
 
     def __getitem__(self, hint: type) -> object:
-        from typing import Annotated
-
         return Annotated[hint, self]
 
     def part(self, *_: object) -> "Source":

@@ -40,17 +40,16 @@ def cheap_refusal(
 
     def refuse(request: web.Request, detail: str) -> web.StreamResponse:
         seconds = int(1 + random.random() * 5)  # noqa: S311  # or all would come back together
-        line = member = ""
-        if request_id is not None:
-            known = request_id(request)
-            line, member = f"X-Request-ID: {known}\r\n", f',"request_id":"{known}"'
+        known = request_id(request) if request_id is not None else ""
+        member = f',"request_id":"{known}"' if known else ""
         body = (
             '{"type":"about:blank","title":"Service Unavailable","status":503,'
             f'"detail":"{detail}","instance":{json.dumps(request.rel_url.raw_path)}{member}}}'
         )
         if draining() or not _plain(request):
-            own = {hdrs.RETRY_AFTER: str(seconds)} | ({"X-Request-ID": known} if line else {})
+            own = {hdrs.RETRY_AFTER: str(seconds)} | ({"X-Request-ID": known} if known else {})
             return web.Response(status=503, body=body.encode(), headers=fixed | own)
+        line = f"X-Request-ID: {known}\r\n" if known else ""
         answer = f"{head}{seconds}\r\n{line}Content-Length: {len(body)}\r\n\r\n{body}"
         return _Prebuilt(answer.encode("ascii"))
 

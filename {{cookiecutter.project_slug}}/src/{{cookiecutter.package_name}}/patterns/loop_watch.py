@@ -15,18 +15,17 @@ Not: a profiler. Of code that holds the interpreter's lock throughout (a regular
 """
 
 import asyncio
-import inspect
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from sys import _current_frames  # pyright: ignore[reportPrivateUsage]  # documented all the same
 from threading import get_ident
-from types import CodeType, FrameType
+from types import FrameType
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 __all__ = ["LoopLag", "watch_loop"]
 
@@ -59,7 +58,7 @@ def watch_loop(
         stop = threading.Event()
         lag.beat = time.monotonic()
         beats = asyncio.create_task(_beat(lag, every))
-        watcher = threading.Thread(target=look, args=(stop, get_ident(), _routes(app)), daemon=True)
+        watcher = threading.Thread(target=look, args=(stop, get_ident()), daemon=True)
         watcher.start()
         try:
             yield
@@ -68,7 +67,7 @@ def watch_loop(
             stop.set()
             watcher.join()
 
-    def look(stop: threading.Event, loop_thread: int, routes: Mapping[CodeType, str]) -> None:
+    def look(stop: threading.Event, loop_thread: int) -> None:
         seen, silent_until = 0.0, 0.0
         while not stop.wait(every):
             beat, now = lag.beat, time.monotonic()
@@ -78,7 +77,7 @@ def watch_loop(
             lag.blocked += 1
             if now >= silent_until:
                 silent_until = now + quiet
-                who = _who(_current_frames()[loop_thread], routes)
+                who = _who(_current_frames()[loop_thread])
                 logger.warning("event loop blocked for %.2f s by %s", now - beat, who)
 
     return watched
@@ -92,25 +91,13 @@ async def _beat(lag: LoopLag, every: float) -> None:
         lag.recent.append(max(0.0, loop.time() - due))
 
 
-def _routes(app: web.Application) -> dict[CodeType, str]:
-    """The route of every handler's code, decorators looked through."""
-    found: dict[CodeType, str] = {}
-    for route in app.router.routes():
-        handler, resource = route.handler, route.resource
-        methods = [getattr(handler, name.lower(), None) for name in hdrs.METH_ALL]
-        for function in methods if isinstance(handler, type) else [handler]:
-            code = getattr(inspect.unwrap(function), "__code__", None) if function else None
-            if code is not None and resource is not None:
-                found.setdefault(code, resource.canonical)
-    return found
-
-
-def _who(frame: FrameType, routes: Mapping[CodeType, str]) -> str:
-    code = frame.f_code
-    where = f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+def _who(frame: FrameType) -> str:
+    """The route of the request that is found furthest in, and the place in the code."""
+    where = f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
     caller: FrameType | None = frame
     while caller is not None:
-        if caller.f_code in routes:
-            return f"{routes[caller.f_code]}, in {where}"
+        request = caller.f_locals.get("request")
+        if isinstance(request, web.Request) and request.match_info.route.resource is not None:
+            return f"{request.match_info.route.resource.canonical}, in {where}"
         caller = caller.f_back
     return f"no route, in {where}"

@@ -21,7 +21,6 @@ import random
 import re
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
@@ -92,6 +91,7 @@ class Streams:
                     stream.end(self._goodbye())
                 with suppress(ConnectionError):  # the client has left, which is no error
                     await response.prepare(request)
+                    response.headers.clear()  # sent, and 1.5 KiB
                     await stream.run(response, self._opening(after, backlog))
         finally:
             stream.leave()
@@ -127,8 +127,8 @@ class _Stream(asyncio.Protocol):
         self.streams, self.transport, self.protocol = streams, transport, protocol
         self.response: web.StreamResponse | None = None
         self.limit, self.lost = streams.queue, False
-        self.queue: deque[bytes] = deque()
-        self.wake = asyncio.Event()
+        self.queue: list[bytes] = []  # an empty deque would be 760 bytes, an Event too
+        self.idle: asyncio.Future[None] | None = None
         self.final: bytes | None = None
         self.timer: asyncio.TimerHandle | None = None
         for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
@@ -150,7 +150,7 @@ class _Stream(asyncio.Protocol):
             sending.close()
         elif len(self.queue) < self.limit:
             self.queue.append(chunk)
-            self.wake.set()
+            self.wake()
         else:
             self.streams.dropped += 1
             self.end()
@@ -158,14 +158,18 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        self.wake.set()
+        self.wake()
         self.protocol.connection_lost(exc)
 
     def end(self, final: bytes = b"", grace: float | None = None) -> None:
         if self.final is None:
             self.final = final
-            self.wake.set()
+            self.wake()
             self.later(self.streams.close_timeout if grace is None else grace, self.transport.abort)
+
+    def wake(self) -> None:
+        if self.idle is not None and not self.idle.done():
+            self.idle.set_result(None)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         if self.timer is not None:
@@ -175,19 +179,19 @@ class _Stream(asyncio.Protocol):
 
     async def run(self, response: web.StreamResponse, opening: list[bytes]) -> None:
         self.limit += len(opening)
-        self.queue.extendleft(reversed(opening))
+        self.queue[:0] = opening
         self.response = response
         while not self.lost:
             if self.queue:
-                await response.write(self.queue.popleft())
+                await response.write(self.queue.pop(0))
             elif self.final is not None:
                 await response.write(self.final)
                 return
             else:
-                self.wake.clear()
+                self.idle = asyncio.get_running_loop().create_future()
                 try:
                     async with asyncio.timeout(self.streams.comment):
-                        await self.wake.wait()
+                        await self.idle
                 except TimeoutError:
                     self.queue.append(b": still here\n\n")
 
