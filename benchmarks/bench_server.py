@@ -16,7 +16,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +84,7 @@ async def state(request: web.Request) -> web.Response:
     return web.json_response(found | {"streams": permits.streams, "waiting": permits.waiting})
 
 
-Serve = Callable[[], Awaitable[None]]
+Serve = Callable[[], Coroutine[Any, Any, None]]
 
 
 def service(folder: Path, limit: str, **given: object) -> Serve:
@@ -136,7 +136,7 @@ async def serve_bare() -> None:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
-    announce("http://127.0.0.1:%d" % runner.addresses[0][1])
+    announce(f"http://127.0.0.1:{runner.addresses[0][1]}")
     await asyncio.Event().wait()
 
 
@@ -156,7 +156,9 @@ def main() -> None:
         if given.limit == "bare":
             runner.run(serve_bare())
         else:
-            runner.run(service(given.service.resolve(), given.limit, **json.loads(given.settings))())
+            runner.run(
+                service(given.service.resolve(), given.limit, **json.loads(given.settings))()
+            )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Phase:
 
 @dataclass(slots=True)
 class Sample:
-    """One request: when it was due (seconds since the beginning), what came back, and after what."""
+    """One request: when it was due (seconds since the beginning), and what came back when."""
 
     due: float
     path: str
@@ -159,9 +159,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, sample: Sample) -> None:
         self.sample, sample.connection = sample, self
-        self.transport.write(
-            b"GET %s HTTP/1.1\r\nHost: bench\r\n\r\n" % sample.path.encode()
-        )
+        self.transport.write(b"GET %s HTTP/1.1\r\nHost: bench\r\n\r\n" % sample.path.encode())
 
     def data_received(self, data: bytes) -> None:
         received = self.received = self.received + data

@@ -6,9 +6,10 @@ Run it with the Python of the service's environment; it needs nothing else. Serv
 a core each. Every run is a fresh server, so a cold start; the first second is dropped. Capacity is
 measured right before each run on a server that stands by, because shared machines change speed; a
 run that the machine took the server's core from is repeated. Beside the adaptive limit run no
-limit, a fixed 100, and the fixed limit that is best for the very scenario, which nobody has in life.
+limit, a fixed 100, and the fixed limit that is best for the very scenario, which nobody knows.
 
-A  handler of 20 ms waiting between two times 0.5 ms CPU, at 1, 2, 5, 10 times capacity; D is A5 from second 3 on
+A  handler of 20 ms waiting between two times 0.5 ms CPU, at 1, 2, 5, 10 times capacity; D is A5
+   from second 3 on
 B  handler that waits 20 ms, at 0.4 and 0.8 of its capacity (about 3500/s and 7000/s)
 C  one heavy request among three light ones, at about 0.9 and 1.8 times capacity
 E  the dependency slows from 20 to 60 ms and comes back (Eio: with handlers that only wait)
@@ -72,7 +73,7 @@ class Scenario:
 
 
 def times(factor: float, best: int, bars: str, **more: Any) -> Scenario:
-    after = Phase(3.0, 40, {"/cpu/20?after": 1.0})
+    after = Phase(2.5, 60, {"/cpu/20?after": 1.0})
     return Scenario(
         lambda m: [[Phase(5.0, factor * m.cpu, CPU), after]], lambda m: m.cpu, bars, best, **more
     )
@@ -231,6 +232,7 @@ def main() -> None:
                         found = measured(start, standby, scenario, seed=number)
                     results.setdefault(name, {}).setdefault(limit, []).append(found)
                     print(line(name, limit, [found]), file=sys.stderr, flush=True)
+                    save(results, given.loop, given.output)
     finally:
         standby.stop()
     report(results, given.loop, given.output)
@@ -370,9 +372,16 @@ def report(results: dict[str, dict[str, list[Figures]]], loop: str, output: Path
     for name, limits in results.items():
         for limit, runs in limits.items():
             print(line(name, limit, runs))
+    save(results, loop, output)
+
+
+def save(results: dict[str, dict[str, list[Figures]]], loop: str, output: Path) -> None:
+    """Write what there is; scenarios that did not run this time keep what the file has of them."""
     output.parent.mkdir(exist_ok=True)
+    known = json.loads(output.read_text())["results"] if output.exists() else {}
     facts = {"loop": loop, "python": platform.python_version(), "machine": platform.machine()}
-    output.write_text(json.dumps(facts | {"results": results}, indent=1) + "\n")
+    document = facts | {"results": known | results}
+    output.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

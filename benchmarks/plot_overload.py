@@ -31,22 +31,26 @@ def y(goodput: float) -> float:
     return TOP + (1 - goodput) * (HEIGHT - TOP - BOTTOM)
 
 
-def text(at_x: float, at_y: float, words: str, anchor: str = "middle", color: str = "#848d97") -> str:
-    return f'<text x="{at_x:.0f}" y="{at_y:.0f}" text-anchor="{anchor}" fill="{color}">{words}</text>'
+def text(
+    at_x: float, at_y: float, words: str, anchor: str = "middle", color: str = "#848d97"
+) -> str:
+    return (
+        f'<text x="{at_x:.0f}" y="{at_y:.0f}" text-anchor="{anchor}" fill="{color}">{words}</text>'
+    )
 
 
 def main() -> None:
     results = json.loads(RESULTS.read_text())["results"]
-    parts = [
+    head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="13" role="img" '
         'aria-label="Goodput against load, with and without a limit">'
-    ]
+    )
+    parts = [head]
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<path d="M{LEFT} {y(share):.0f}H{WIDTH - RIGHT}" stroke="#848d9755"/>')
         parts.append(text(LEFT - 8, y(share) + 4, f"{share:.0%}", "end"))
-    for load in LOADS.values():
-        parts.append(text(x(load), HEIGHT - BOTTOM + 20, f"{load}×"))
+    parts += [text(x(load), HEIGHT - BOTTOM + 20, f"{load}x") for load in LOADS.values()]
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(text(middle, HEIGHT - 8, "requests offered, in times of capacity"))
     parts.append(text(LEFT, 14, "answered within 250 ms, as a share of capacity", "start"))
@@ -59,7 +63,9 @@ def main() -> None:
         ]
         line = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
         parts.append(f'<path d="M{line}" fill="none" stroke="{color}" stroke-width="2.5"/>')
-        parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{color}"/>' for px, py in points]
+        parts += [
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{color}"/>' for px, py in points
+        ]
         at = points[-1][1] + 4
         while any(abs(at - other) < 16 for other in ends):
             at -= 16

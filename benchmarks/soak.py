@@ -153,7 +153,9 @@ def judge(readings: list[Rest], seen: Counter[str]) -> bool:
     before, after = (median(r.memory for r in group) for group in (first, last))
     each = (after - before) / max(1, len(steady) - part)
     grew |= each > GROWTH
-    print(f"memory   {before / 2**20:7.1f}M -> {after / 2**20:7.1f}M, {each / 1024:.1f} KiB a cycle")
+    print(
+        f"memory   {before / 2**20:7.1f}M -> {after / 2**20:7.1f}M, {each / 1024:.1f} KiB a cycle"
+    )
     return grew
 
 

@@ -222,8 +222,10 @@ def print_wiring(names, shelf, answers):
             + " ".join(f'"{package}"' for package in packages)
         )
     print("For the tests: pytest pytest-aiohttp. Then:\n")
-    tests = " ".join(f"{answers['tests']}/test_{name}.py" for name in names)
-    print("    python -m pytest -o asyncio_mode=auto " + tests)
+    tests = [f"{answers['tests']}/test_{name}.py" for name in names]
+    which = " ".join(tests if len(tests) < 5 else [answers["tests"]])
+    options = f"-o asyncio_mode=auto -o pythonpath={answers['source_root']}"
+    print(f"    python -m pytest {options} {which}")
 
 
 def print_differing(differing, count):

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 from conftest import ROOT
 
@@ -27,12 +28,12 @@ NOT_OF_ONE_PATTERN = {"test_jwt_auth_negative"}
 NAMES = sorted(path.stem for path in (FOLDER / "src").glob("*.py"))
 
 
-def source(name: str) -> str:
-    return (FOLDER / "src" / f"{name}.py").read_text(encoding="utf-8")
+def source(name: str, folder: Path = FOLDER) -> str:
+    return (folder / "src" / f"{name}.py").read_text(encoding="utf-8")
 
 
-def its_test(name: str, package: str = PACKAGE) -> str:
-    text = (FOLDER / "tests" / f"test_{name}.py").read_text(encoding="utf-8")
+def its_test(name: str, package: str = PACKAGE, folder: Path = FOLDER) -> str:
+    text = (folder / "tests" / f"test_{name}.py").read_text(encoding="utf-8")
     return text.replace(PACKAGE, package)
 
 

@@ -51,7 +51,7 @@ def copied(folder: Path, packages: Packages, names: list[str]) -> Project:
         shutil.copy(APPS / "shop" / "shop.py", package)
         (package / f"{name}.py").write_text(source(name))
         (folder / "tests" / f"test_{name}.py").write_text(its_test(name, f"with_{name}"))
-    shutil.copy(APPS / "shop" / "test_wiring.py", folder / "tests")
+    shutil.copy(APPS / "shop" / "checks.py", folder / "tests" / "test_wiring.py")
     (folder / "pytest.ini").write_text(PYTEST_INI)
     (folder / "pyrightconfig.json").write_text(json.dumps(PYRIGHT))
     return Project(folder, environment(packages))
@@ -91,12 +91,14 @@ def projects(
 
 
 @pytest.fixture(scope="module")
-def outcomes(projects: list[Project]) -> dict[str, str]:
-    """The run of each pattern, several at a time."""
+def outcomes(request: pytest.FixtureRequest, projects: list[Project]) -> dict[str, str]:
+    """The run of each pattern that was selected (-k), several at a time."""
+    selected = " ".join(item.name for item in request.session.items)
     members = [
         (project, name)
         for project, names in zip(projects, groups().values(), strict=True)
         for name in names
+        if re.search(rf"[\[-]{name}[\]-]", selected)
     ]
     with ThreadPoolExecutor(WORKERS) as pool:
         said = list(pool.map(lambda member: outcome(*member), members))

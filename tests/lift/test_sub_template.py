@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Bake
+from conftest import ROOT, Bake
 from shelf import FOLDER, NAMES, SERVICE_SOURCES, its_test, source
 
 CLI = str(Path(sys.executable).with_name("cookiecutter"))
@@ -91,8 +91,10 @@ def test_all_patterns_come_with_their_tests_and_nothing_else(template: Path, pro
     assert done.returncode == 0, done.stderr
     made = files(project)
     wanted = {"src/web/__init__.py": "", "src/web/shelf/__init__.py": ""}
-    wanted |= {f"src/web/shelf/{name}.py": source(name) for name in NAMES}
-    wanted |= {f"tests/unit/test_{name}.py": its_test(name, "web.shelf") for name in NAMES}
+    shelf = template / FOLDER.relative_to(ROOT)
+    for name in NAMES:
+        wanted[f"src/web/shelf/{name}.py"] = source(name, shelf)
+        wanted[f"tests/unit/test_{name}.py"] = its_test(name, "web.shelf", shelf)
     assert {path: body(text) for path, text in made.items()} == wanted
 
 
@@ -108,7 +110,7 @@ def test_one_pattern_comes_alone_and_what_is_left_to_do_is_printed(
         "    app.on_response_prepare.append(note_started)\n    app.middlewares.append(errors())\n",
         "  Order: inside the log",
         'what your project installs: "aiohttp>=3.14.4" "pydantic-core>=2.41"\n',
-        "    python -m pytest -o asyncio_mode=auto tests/patterns/test_errors.py\n",
+        "    python -m pytest -o asyncio_mode=auto -o pythonpath=. tests/patterns/test_errors.py\n",
     ):
         assert line in done.stdout
 
@@ -292,6 +294,13 @@ def test_without_hooks_the_files_wait_in_a_folder_that_says_what_to_do(
     assert by_hand.returncode == 0
     shutil.rmtree(project / UNPACKED)
     assert body(files(project)["src/app/patterns/errors.py"]) == source("errors")
+
+
+def test_the_project_may_be_elsewhere(template: Path, project: Path) -> None:
+    done = lift(template, project.parent, "--output-dir", "project", patterns="cors")
+    assert done.returncode == 0, done.stderr
+    assert "src/app/patterns/cors.py" in files(project)
+    assert list(project.parent.iterdir()) == [project]
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Service:
 
     def files(self) -> int:
         """Open file descriptors."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
@@ -81,11 +81,13 @@ async def read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def running(folder: Path, python: Path, **variables: str) -> AsyncIterator[Service]:
+async def running(
+    folder: Path, python: Path, variables: Mapping[str, str]
+) -> AsyncIterator[Service]:
     """Run the service of `folder` in development, with these settings besides."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("APP_")}
     given = {"APP_ENV": "dev", "APP_PORT": "0", "APP_LOG_FORMAT": "json", "PYTHONPATH": "src"}
-    environment = clean | given | {"APP_JWT_SECRET": SECRET} | variables
+    environment = clean | given | {"APP_JWT_SECRET": SECRET} | dict(variables)
     (package,) = (path.parent.name for path in (folder / "src").glob("*/app.py"))
     command = [str(python), "-m", package]
     options: dict[str, Any] = {"cwd": folder, "env": environment}

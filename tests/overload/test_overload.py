@@ -35,8 +35,12 @@ def installed(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @asynccontextmanager
 async def both(installed: tuple[Path, Path]) -> AsyncIterator[tuple[Service, Upstream]]:
     async with Upstream() as upstream:
-        variables = {"APP_UPSTREAM_URL": upstream.url, "APP_UPSTREAM_TIMEOUT": str(TIMEOUT)}
-        async with running(*installed, APP_BODY_TIMEOUT="60", **variables) as service:
+        variables = {
+            "APP_BODY_TIMEOUT": "60",
+            "APP_UPSTREAM_URL": upstream.url,
+            "APP_UPSTREAM_TIMEOUT": str(TIMEOUT),
+        }
+        async with running(*installed, variables) as service:
             yield service, upstream
 
 
@@ -63,8 +67,10 @@ async def post(service: Service, body: str, *, length: int) -> Connection:
     return reader, writer
 
 
-def test_stalled_bodies_hold_no_permit_and_the_api_answers_as_before(installed: tuple[Path, Path]) -> None:
-    async def check(service: Service, _: Upstream) -> None:
+def test_stalled_bodies_hold_no_permit_and_the_api_answers_as_before(
+    installed: tuple[Path, Path],
+) -> None:
+    async def check(service: Service, upstream: Upstream) -> None:
         stalled: list[Connection] = []
         async with asyncio.timeout(30):
             while len(stalled) < 500:  # not all at once, which is overload of another kind
@@ -90,7 +96,9 @@ def test_stalled_bodies_hold_no_permit_and_the_api_answers_as_before(installed: 
 
 
 @pytest.mark.parametrize("currency", FAULTS)
-def test_a_fault_of_the_upstream_has_its_status_in_time(installed: tuple[Path, Path], currency: str) -> None:
+def test_a_fault_of_the_upstream_has_its_status_in_time(
+    installed: tuple[Path, Path], currency: str
+) -> None:
     async def check(service: Service, upstream: Upstream) -> None:
         await service.get("/api/v1/rates/EUR")
         before = service.memory()

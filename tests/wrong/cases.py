@@ -1,4 +1,4 @@
-"""For each snippet that circulates a check that it fails, wired as it is wired, and the pattern beside it.
+"""For each snippet that circulates a check that it fails, and the pattern wired for that check.
 
 A check says in one sentence what went wrong; the page of the pattern shows that sentence.
 """
@@ -7,24 +7,31 @@ A check says in one sentence what went wrong; the page of the pattern shows that
 # What is loaded by its path has no types.
 
 import asyncio
-import io
+import gzip
 import importlib.util
+import io
 import json
 import logging
 import socket
 import sys
 import tempfile
+import threading
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
 import aiohttp
 import jwt
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import rsa
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELF = ROOT / "patterns" / "{{cookiecutter.__unpacked}}" / "src"
@@ -36,7 +43,7 @@ class Case:
     """A page's check; `wrong` and `right` each make what it is run against."""
 
     page: str
-    check: Callable[..., Awaitable[None]]
+    check: Callable[..., Coroutine[object, object, None]]
     wrong: Callable[[], object]
     right: Callable[[], object]
 
@@ -129,7 +136,7 @@ async def fail(request: web.Request) -> web.Response:
     raise RuntimeError("connection to db.internal failed, password=hunter2")
 
 
-# --- websocket_hub ------------------------------------------------------------------------------
+# --- websocket_hub -------------------------------------------------------------------------------
 
 
 def wrong_hub():
@@ -187,7 +194,7 @@ async def one_client_that_reads_nothing_delays_no_other(subject):
     expect(received == 200, "a client that reads missed messages because another one does not read")
 
 
-# --- drain --------------------------------------------------------------------------------------
+# --- drain ---------------------------------------------------------------------------------------
 
 
 def wrong_drain():
@@ -256,7 +263,7 @@ async def clients_that_do_not_read_do_not_hold_the_shutdown(serve):
     expect(done, "2 seconds after the signal the service is still there, held by 4 clients")
 
 
-# --- errors -------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 async def broken_stream(request):
@@ -305,7 +312,7 @@ async def nothing_is_written_into_an_answer_that_has_begun(app):
     expect(b"HTTP/1" not in body, f"in the body of the stream: {body[5:30]!r}")
 
 
-# --- client_session -----------------------------------------------------------------------------
+# --- client_session ------------------------------------------------------------------------------
 
 
 def wrong_session():
@@ -343,7 +350,7 @@ async def calls_share_connections(subject):
     expect(len(peers) == 1, f"20 calls one after another opened {len(peers)} connections")
 
 
-# --- backpressure -------------------------------------------------------------------------------
+# --- backpressure --------------------------------------------------------------------------------
 
 
 async def open_stream(request):
@@ -380,7 +387,7 @@ async def idle_streams_take_no_request_s_place(app):
     expect(status == 200, f"beside two idle streams a request is answered {status}")
 
 
-# --- jwt_auth, jwt_verify -----------------------------------------------------------------------
+# --- jwt_auth, jwt_verify ------------------------------------------------------------------------
 
 SECRET = "a secret of thirty-two bytes, or more"  # noqa: S105
 
@@ -397,19 +404,14 @@ def right_auth():
     async def verify(token):
         raise ValueError("no token is good here")
 
-    health = module.public(lambda request: ok(request))
+    @module.public
+    async def health(request):
+        return await ok(request)
+
     return app_with(
         module.jwt_auth(verify=verify, realm="x"),
-        routes=[("GET", "/health", async_(health)), ("GET", "/healthz-admin", ok)],
+        routes=[("GET", "/health", health), ("GET", "/healthz-admin", ok)],
     )
-
-
-def async_(marked):
-    async def handler(request):
-        return await marked(request)
-
-    handler.__dict__.update(marked.__dict__)
-    return handler
 
 
 @case("jwt_auth", wrong=wrong_auth, right=right_auth)
@@ -446,7 +448,7 @@ async def a_token_without_an_end_is_refused(verify):
     expect(False, "a token without exp, iss and aud was accepted")
 
 
-# --- sse ----------------------------------------------------------------------------------------
+# --- sse -----------------------------------------------------------------------------------------
 
 
 def wrong_sse():
@@ -505,7 +507,7 @@ async def an_event_of_two_lines_arrives_whole(subject):
             while not open_():
                 await asyncio.sleep(0.01)
             publish("one\ntwo")
-            data = []
+            data, line = [], b"first"
             while not data or line.strip():
                 line = await response.content.readline()
                 if line.startswith(b"data:"):
@@ -513,7 +515,7 @@ async def an_event_of_two_lines_arrives_whole(subject):
     expect(data == ["one", "two"], f"of 'one' and 'two' an EventSource got {data}")
 
 
-# --- request_log --------------------------------------------------------------------------------
+# --- request_log ---------------------------------------------------------------------------------
 
 
 def wrong_log():
@@ -546,7 +548,7 @@ async def the_query_is_not_in_the_log(subject):
     expect("s3cret" not in log(), "the token of ?token= is in the log")
 
 
-# --- body ---------------------------------------------------------------------------------------
+# --- body ----------------------------------------------------------------------------------------
 
 
 def wrong_body():
@@ -564,8 +566,6 @@ def right_body():
 
 @case("body", wrong=wrong_body, right=right_body)
 async def a_small_body_does_not_unpack_to_a_large_one(app):
-    import gzip
-
     async with serving(app) as url:
         bomb = gzip.compress(bytes(50 * 2**20))
         headers = {"Content-Encoding": "gzip"}
@@ -585,7 +585,7 @@ async def a_body_that_never_ends_is_given_up(app):
     expect(b" 408 " in answer, "a second later half a body is still being waited for")
 
 
-# --- typed_handlers -----------------------------------------------------------------------------
+# --- typed_handlers ------------------------------------------------------------------------------
 
 
 def wrong_typed():
@@ -622,7 +622,7 @@ async def what_was_sent_is_not_sent_back(app):
     expect("hunter2" not in text, "the answer repeats the password that was sent")
 
 
-# --- rate_limit, trusted_proxies ----------------------------------------------------------------
+# --- rate_limit, trusted_proxies -----------------------------------------------------------------
 
 
 def wrong_rate():
@@ -671,7 +671,7 @@ async def a_client_cannot_choose_its_address(app):
     expect(seen == "192.0.2.7", f"192.0.2.7, who wrote so itself, is taken for {seen}")
 
 
-# --- uploads, downloads, static_files -----------------------------------------------------------
+# --- uploads, downloads, static_files ------------------------------------------------------------
 
 
 def wrong_uploads():
@@ -817,7 +817,7 @@ async def a_hashed_file_is_cached(make):
     expect("immutable" in found, f"app.3f2a9c1b.js comes with {found}")
 
 
-# --- basic_auth ---------------------------------------------------------------------------------
+# --- basic_auth ----------------------------------------------------------------------------------
 
 
 def wrong_basic():
@@ -841,7 +841,7 @@ async def any_header_and_any_password_are_understood(app):
     expect(list(found.values()) == [200, 401, 401, 401], f"headers and their answers: {found}")
 
 
-# --- headers: cors, security_headers, request_id --------------------------------------------------
+# --- headers: cors, security_headers, request_id -------------------------------------------------
 
 
 def right_cors():
@@ -913,7 +913,8 @@ async def an_error_can_be_found_by_its_id(app):
 @case("request_id", wrong=wrong_ids, right=right_ids)
 async def an_id_from_outside_is_only_believed_when_it_is_one(app):
     async with serving(app) as url:
-        head = b'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-ID: "},{"user":"root\r\n\r\n'
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head += b'X-Request-ID: "},{"user":"root\r\n\r\n'
         client = await raw(url, head)
         answer = b""
         while chunk := await asyncio.get_running_loop().sock_recv(client, 65536):
@@ -922,7 +923,7 @@ async def an_id_from_outside_is_only_believed_when_it_is_one(app):
     expect(b"root" not in answer, 'the id {"user":"root is taken over, into the log as well')
 
 
-# --- health, metrics, json_logging --------------------------------------------------------------
+# --- health, metrics, json_logging ---------------------------------------------------------------
 
 
 @case(
@@ -945,8 +946,6 @@ def wrong_metrics():
 
 
 def right_metrics():
-    from prometheus_client import CollectorRegistry
-
     registry = CollectorRegistry()
     middleware = pattern("metrics").metrics(registry)
     return app_with(middleware, routes=[("GET", "/items/{id}", ok)]), registry
@@ -1007,7 +1006,7 @@ async def every_line_is_json(log):
         expect(False, f'a reader of JSON fails at "message"{line}')
 
 
-# --- stream_tickets, broker ---------------------------------------------------------------------
+# --- stream_tickets, broker ----------------------------------------------------------------------
 
 
 def wrong_tickets():
@@ -1077,7 +1076,7 @@ async def what_was_sent_while_away_is_found_again(subject):
     expect(len(found) == 3, f"of 3 events that came while a client was away it gets {len(found)}")
 
 
-# --- off_loop, background_tasks, retries ----------------------------------------------------------
+# --- off_loop, background_tasks, retries ---------------------------------------------------------
 
 
 def wrong_off_loop():
@@ -1179,7 +1178,7 @@ async def what_may_have_happened_is_not_done_again(call):
     expect(len(charges) == 1, f"one POST charged {len(charges)} times")
 
 
-# --- request_parts, token_cache, parser_errors, docs_page -------------------------------------------
+# --- request_parts, token_cache, parser_errors, docs_page ----------------------------------------
 
 
 def wrong_parts():
@@ -1188,7 +1187,6 @@ def wrong_parts():
 
 def right_parts():
     typed, parts = pattern("typed_handlers"), pattern("request_parts")
-    from datetime import date
 
     async def search(day, limit=10):
         return {"limit": limit, "day": str(day)}
@@ -1308,7 +1306,7 @@ async def the_page_works_without_the_internet(app):
     expect("https://" not in text, "the page runs scripts of https://cdn.example")
 
 
-# --- breaker, upstream, jwks ------------------------------------------------------------------------
+# --- breaker, upstream, jwks ---------------------------------------------------------------------
 
 
 def wrong_breaker():
@@ -1343,7 +1341,6 @@ def wrong_upstream():
 
 def right_upstream():
     module = pattern("upstream")
-    from pydantic import BaseModel
 
     class Rate(BaseModel):
         rate: float
@@ -1401,20 +1398,14 @@ def right_jwks():
 
 
 @asynccontextmanager
-async def issuer(asked, seconds=0.0):
+async def issuer(seconds):
     """In a thread of its own, or who blocks the loop would never be answered."""
-    import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
     key = rsa.generate_private_key(65537, 2048).public_key()
     jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True) | {"kid": "a", "use": "sig"}
     body = json.dumps({"keys": [jwk]}).encode()
 
     class Issuer(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(1)
             time.sleep(seconds)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -1438,20 +1429,10 @@ async def issuer(asked, seconds=0.0):
 
 @case("jwks", wrong=wrong_jwks, right=right_jwks)
 async def a_slow_issuer_does_not_stop_the_service(keys):
-    async with issuer([], 0.3) as url, keys(url) as find:
+    async with issuer(0.3) as url, keys(url) as find:
         finding = asyncio.create_task(find())
         await asyncio.sleep(0.05)
         early = not finding.done()
         await asyncio.wait({finding})
         finding.exception()
     expect(early, "for the 0.3 s that the issuer takes, nobody is served")
-
-
-@case("jwks", wrong=wrong_jwks, right=right_jwks)
-async def a_stranger_s_key_id_does_not_flood_the_issuer(keys):
-    asked = []
-    async with issuer(asked) as url, keys(url) as find:
-        for _ in range(10):
-            with suppress(Exception):
-                await find()
-    expect(len(asked) == 1, f"10 tokens of a stranger made {len(asked)} calls to the issuer")

@@ -1,8 +1,8 @@
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from textwrap import dedent
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
@@ -31,11 +31,10 @@ class Part:
     media_type: str = ""
 
 
-@dataclass
-class Operation:
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    defaults: Mapping[str, object] = field(default_factory=dict)
-    responses: Mapping[int, TypeAdapter[object] | None] = field(default_factory=dict)
+class Operation(NamedTuple):
+    parts: Mapping[str, Part] = {}
+    defaults: Mapping[str, object] = {}
+    responses: Mapping[int, TypeAdapter[object] | None] = {}
 
 
 Describe = Callable[[object, str], Operation | None]
@@ -173,7 +172,7 @@ async def test_a_response_is_described_with_the_model_that_it_refers_to() -> Non
     answered = made["paths"]["/"]["get"]["responses"]
     schema = {"$ref": "#/components/schemas/Leaf"}
     assert answered["201"]["content"] == {"application/json": {"schema": schema}}
-    assert answered["204"] == {"description": "No Content", "content": {}}
+    assert answered["204"] == {"description": "No Content", "content": {}, "headers": {}}
     assert made["components"]["schemas"]["Leaf"]["properties"]["leaves"]["items"] == schema
 
 
@@ -181,6 +180,28 @@ async def test_an_error_is_a_problem() -> None:
     schema = {"$ref": "#/components/schemas/Problem"}
     content = {"application/problem+json": {"schema": schema}}
     assert (await one())["responses"]["500"]["content"] == content
+
+
+async def test_an_answer_has_the_headers_that_belong_to_its_status_and_those_of_all() -> None:
+    app = web.Application()
+    app.router.add_get("/", handler)
+    await openapi(title="Books", version="1", describe=lambda *_: None, headers=["X-Id"])(app)
+    answered = json.loads(app[OPENAPI])["paths"]["/"]["get"]["responses"]
+    text = {"schema": {"type": "string"}}
+    assert answered["200"]["headers"] == {"X-Id": text | {"required": True}}
+    assert answered["503"]["headers"] == {"X-Id": text | {"required": True}, "Retry-After": text}
+
+
+async def test_what_was_created_is_linked_to_the_reading_of_it() -> None:
+    app = web.Application()
+    app.router.add_post("/{i}/{j}", handler)
+    app.router.add_get("/{i}/{j}", handler)
+    app.router.add_post("/", handler)
+    made = await document(app, lambda handler, method: Operation(responses={201: None}))
+    names = {"i": "$request.path.i", "j": "$request.path.j"}
+    link = {"operationId": "get_i_j", "parameters": names}
+    assert made["paths"]["/{i}/{j}"]["post"]["responses"]["201"]["links"] == {"read": link}
+    assert "links" not in made["paths"]["/"]["post"]["responses"]["201"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +228,6 @@ async def test_marks_add_what_annotations_cannot_say() -> None:
 
     made = await one(handler=stream)
     assert statuses(made) == [101, 200, 400, 500, 502, 503]
-    assert made["responses"]["200"] == {"description": "OK", "content": {"text/event-stream": {}}}
+    assert made["responses"]["200"]["content"] == {"text/event-stream": {}}
     assert made["responses"]["101"]["content"] == {}
     assert list(made["responses"]["502"]["content"]) == ["application/problem+json"]

@@ -47,11 +47,11 @@ class AdaptiveLimit:
     """
 
     def __init__(
-        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.012
+        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.008
     ) -> None:
         self.ceiling, self.floor, self.target = ceiling, min(floor, ceiling), target
         self.delay = 0.0  # seconds, median of the last window; for a gauge
-        self._level = 0.0
+        self._level, self._cold = 0.0, start
         self._refused = self._peak = self._done = self._settled = 0
         self._measured_from = (0.0, 0)  # when, and how many had finished by then
         self._step: _Step | None = None
@@ -136,6 +136,8 @@ class AdaptiveLimit:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._late.clear()
+        if self._level < self._cold:
+            self._set(self._cold)  # what was learnt before the pause says nothing about now
         self._window_end, self._measured_from = now + WINDOW, (now, self._done)
         self._probe = loop.call_at(now + TICK, self._tick, loop, now + TICK)
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from sys import _current_frames  # pyright: ignore[reportPrivateUsage]  # documented all the same
 from threading import get_ident
 from types import FrameType
@@ -97,7 +97,9 @@ def _who(frame: FrameType) -> str:
     caller: FrameType | None = frame
     while caller is not None:
         request = caller.f_locals.get("request")
-        if isinstance(request, web.Request) and request.match_info.route.resource is not None:
-            return f"{request.match_info.route.resource.canonical}, in {where}"
+        if isinstance(request, web.Request):
+            with suppress(AssertionError, AttributeError):  # not routed yet
+                resource = request.match_info.route.resource
+                return f"{resource.canonical if resource else 'no route'}, in {where}"
         caller = caller.f_back
     return f"no route, in {where}"

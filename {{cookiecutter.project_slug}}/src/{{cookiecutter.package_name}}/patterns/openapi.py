@@ -14,8 +14,7 @@ Not: a page to read it with. Static files, HEAD, and `*` but for views, are not 
 
 import inspect
 import re
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from http import HTTPStatus
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -34,6 +33,9 @@ OPENAPI = web.AppKey("openapi", bytes)
 ANSWERS = "__openapi_answers__"
 METHODS = hdrs.METH_ALL - {hdrs.METH_CONNECT, hdrs.METH_HEAD}
 BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+HEADERS = {201: ["Location"], 401: ["WWW-Authenticate"], 503: ["Retry-After"]}
+NAMES = re.compile(r"{(\w+)}")
+TEXT = {"type": "string"}
 
 
 class Problem(BaseModel):
@@ -57,15 +59,9 @@ class Part(Protocol):
     adapter: TypeAdapter[object]
 
 
-class Operation(Protocol):
-    """What a handler takes, by its parameters' names, and gives; `defaults` may be absent."""
-
-    @property
-    def parts(self) -> Mapping[str, Part]: ...
-    @property
-    def defaults(self) -> Mapping[str, object]: ...
-    @property
-    def responses(self) -> Mapping[int, TypeAdapter[object] | None]: ...
+# What a handler takes by its parameters' names, the defaults of what may be absent, what it gives.
+Gives = Mapping[int, TypeAdapter[object] | None]
+Operation = tuple[Mapping[str, Part], Mapping[str, object], Gives]
 
 
 def answers(*statuses: int, media_type: str = "") -> Callable[[Marked], Marked]:
@@ -89,11 +85,10 @@ def routes_of(app: web.Application) -> Iterator[tuple[str, str, object]]:
     for route in app.router.routes():
         if route.resource is None or isinstance(route.resource, web.StaticResource):
             continue
-        methods = {route.method}
-        if isinstance(route.handler, type):
-            methods = {method for method in METHODS if hasattr(route.handler, method.lower())}
-        for method in sorted(methods & METHODS):
-            yield method, route.resource.canonical, route.handler
+        view = route.handler if isinstance(route.handler, type) else None
+        for method in sorted(METHODS):
+            if hasattr(view, method.lower()) if view else method == route.method:
+                yield method, route.resource.canonical, route.handler
 
 
 def openapi(
@@ -102,34 +97,35 @@ def openapi(
     version: str,
     describe: Callable[[object, str], Operation | None],
     scopes: Callable[[object, str], Set[str] | None] = lambda handler, method: None,
+    headers: Sequence[str] = (),
 ) -> Callable[[web.Application], Awaitable[None]]:
     """A startup callback that makes the document, which is then under `OPENAPI`.
 
     `describe` and `scopes` tell of each handler and method what it takes and gives, and which
-    scopes its token needs, None for no token. Raises ValueError for a name that a path lacks.
+    scopes its token needs, None for no token; every answer has the `headers`. Raises ValueError
+    for a name that a path lacks.
     """
 
     async def make(app: web.Application) -> None:
-        routes = [(*route, describe(route[2], route[0])) for route in routes_of(app)]
-        schemas, named = _schemas(operation for *_, operation in routes if operation is not None)
+        routes = [(*each, describe(each[2], each[0]) or ({}, {}, {})) for each in routes_of(app)]
+        schemas, named = _schemas(operation for *_, operation in routes)
         paths: dict[str, Json] = {}
-        ids: Counter[str] = Counter()
+        ids: set[str] = set()
         for method, path, handler, operation in routes:
-            function = getattr(handler, method.lower(), handler)
+            function, needed = getattr(handler, method.lower(), handler), scopes(handler, method)
             summary, _, more = (inspect.getdoc(function) or "").partition("\n")
-            needed = scopes(handler, method)
             name = re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_")
-            ids[name] += 1
-            made: Json = {
-                "operationId": f"{name}_{ids[name]}" if ids[name] > 1 else name,
-                "tags": [function.__module__.rpartition(".")[2]],
-                "summary": summary,
-                "description": more.strip(),
-                "security": [] if needed is None else [{"bearer": sorted(needed)}],
-                **_taken(path, operation, schemas),
-            }
-            made["responses"] = _responses(function, operation, schemas, made)
+            while name in ids:
+                name += "_2"
+            ids.add(name)
+            made: Json = {"operationId": name, "tags": [function.__module__.rpartition(".")[2]]}
+            made |= {"summary": summary, "description": more.strip()}
+            made["security"] = [] if needed is None else [{"bearer": sorted(needed)}]
+            made |= _taken(path, operation, schemas)
+            contents = _contents(function, operation[2], schemas, made)
+            made["responses"] = {str(n): _response(n, contents[n], headers) for n in contents}
             paths.setdefault(path, {})[method.lower()] = made
+            _link(path, paths[path])
         components = {"schemas": named, "securitySchemes": {"bearer": BEARER}}
         document: Json = {"info": {"title": title, "version": version}, "paths": paths}
         app[OPENAPI] = to_json({"openapi": "3.1.0", **document, "components": components})
@@ -140,34 +136,30 @@ def openapi(
 def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, Json]:
     """The schema of each adapter, by its id, and those of the models that they refer to."""
     asked: list[tuple[int, Mode, TypeAdapter[Any]]] = [(0, "serialization", TypeAdapter(Problem))]
-    for operation in operations:
-        takes = [part.adapter for part in operation.parts.values()]
-        asked.extend((id(adapter), "validation", adapter) for adapter in takes)
-        gives = [adapter for adapter in operation.responses.values() if adapter is not None]
-        asked.extend((id(adapter), "serialization", adapter) for adapter in gives)
+    for parts, _, gives in operations:
+        asked.extend((id(each.adapter), "validation", each.adapter) for each in parts.values())
+        asked.extend((id(each), "serialization", each) for each in gives.values() if each)
     schemas, more = TypeAdapter.json_schemas(asked, ref_template="#/components/schemas/{model}")
     return schemas, more["$defs"]
 
 
-def _taken(path: str, operation: Operation | None, schemas: Schemas) -> Json:
+def _taken(path: str, operation: Operation, schemas: Schemas) -> Json:
     """The parameters, at least those that the path has, and the body."""
-    parts: Mapping[str, Part] = operation.parts if operation is not None else {}
-    defaults: Mapping[str, object] = operation.defaults if operation is not None else {}
+    parts, defaults, _ = operation
     made: Json = {}
-    names = re.findall(r"{(\w+)}", path)
-    found = {("path", name): _parameter({"type": "string"}) for name in names}
+    found = {("path", name): _parameter(TEXT) for name in NAMES.findall(path)}
     for name, part in parts.items():
         schema, optional = schemas[id(part.adapter), "validation"], name in defaults
         if part.media_type:
             content = {part.media_type: {"schema": schema}}
             made["requestBody"] = {"required": not optional, "content": content}
-        elif part.place == "path" and part.name not in names:
+        elif part.place == "path" and ("path", part.name) not in found:
             raise ValueError(f"{path} has no {part.name!r}, which its handler takes from there")
         elif part.place in ("path", "query", "header"):
             default = [defaults[name]] if optional else []
             found[part.place, part.name] = _parameter(schema, *default)
-    parameters = [{"in": place, "name": name, **each} for (place, name), each in found.items()]
-    return {"parameters": parameters, **made}
+    made["parameters"] = [{"in": key[0], "name": key[1], **found[key]} for key in found]
+    return made
 
 
 def _parameter(schema: Json, *default: object) -> Json:
@@ -179,22 +171,34 @@ def _parameter(schema: Json, *default: object) -> Json:
     return {"required": not default, "schema": made}
 
 
-def _responses(func: object, operation: Operation | None, schemas: Schemas, made: Json) -> Json:
+def _contents(func: object, gives: Gives, schemas: Schemas, made: Json) -> dict[int, Json]:
     """Its own, those of its marks, and those of the middlewares, the router and the reading."""
     errors = {400, 500, 503}
     errors.update((408, 413, 415, 422) if "requestBody" in made else ())
     errors.update(*((404, 422) if each["in"] == "path" else (422,) for each in made["parameters"]))
     errors.update(*((401, 403) if each["bearer"] else (401,) for each in made["security"]))
     problem = {"application/problem+json": {"schema": schemas[0, "serialization"]}}
-    contents: dict[int, Json] = dict.fromkeys(errors, problem)
-    for status, adapter in operation.responses.items() if operation is not None else ():
-        schema = schemas[id(adapter), "serialization"] if adapter is not None else None
-        contents[status] = {"application/json": {"schema": schema}} if schema else {}
+    found: dict[int, Json] = dict.fromkeys(errors, problem)
+    for status, adapter in gives.items():
+        found[status] = {}
+        if adapter:
+            found[status] = {"application/json": {"schema": schemas[id(adapter), "serialization"]}}
     marked: Mapping[int, str] = getattr(func, ANSWERS, {})
     for status, media_type in marked.items():
-        contents[status] = problem if status >= 400 else {media_type: {}} if media_type else {}
-    contents |= {200: {}} if min(contents) >= 400 else {}
-    return {
-        str(status): {"description": HTTPStatus(status).phrase, "content": content}
-        for status, content in sorted(contents.items())
-    }
+        found[status] = problem if status >= 400 else {media_type: {}} if media_type else {}
+    return dict(sorted((found if min(found) < 400 else {200: {}, **found}).items()))
+
+
+def _response(status: int, content: Json, always: Sequence[str]) -> Json:
+    headers: Json = {name: {"schema": TEXT} for name in HEADERS.get(status, ())}
+    headers |= {name: {"schema": TEXT, "required": True} for name in always}
+    return {"description": HTTPStatus(status).phrase, "content": content, "headers": headers}
+
+
+def _link(path: str, methods: Mapping[str, Json]) -> None:
+    """What a POST creates is read with the GET of its path."""
+    created = methods.get("post", {}).get("responses", {}).get("201")
+    if created and "get" in methods:
+        names = {name: f"$request.path.{name}" for name in NAMES.findall(path)}
+        read = {"operationId": methods["get"]["operationId"], "parameters": names}
+        created["links"] = {"read": read}

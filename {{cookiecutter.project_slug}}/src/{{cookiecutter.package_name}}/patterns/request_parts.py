@@ -28,7 +28,6 @@ from pydantic_core import from_json
 __all__ = ["READ_BODY", "Body", "Form", "Header", "Name", "Path", "Query"]
 
 T = TypeVar("T")
-Read = Callable[[web.Request], Awaitable[object]]
 Decode = Callable[[bytes], object]
 
 READ_BODY: web.AppKey[Callable[[web.Request], Awaitable[bytes]]] = web.AppKey("read_body")
@@ -46,7 +45,7 @@ class Part:
     name: str
     media_type: str
     adapter: TypeAdapter[object]
-    read: Read
+    read: Callable[[web.Request], Awaitable[object]]
 
 
 class Name(str):
@@ -91,11 +90,13 @@ class _Document:
             data = await _body(request, self.media_type)
             try:
                 return decode(data)
-            except ValueError as error:
-                if isinstance(error, ValidationError) and not _is_broken(error):
+            except ValidationError as error:
+                first = error.errors()[0] if error.error_count() == 1 else None
+                if first is None or first["loc"] or first["type"] != "json_invalid":
                     raise
-                text = f"The body is not valid {self.media_type} in UTF-8."
-                raise web.HTTPBadRequest(text=text) from None
+            except ValueError:
+                pass
+            raise web.HTTPBadRequest(text=f"The body is not valid {self.media_type} in UTF-8.")
 
         return Part("body", "", self.media_type, adapter, read)
 
@@ -108,8 +109,7 @@ async def _body(request: web.Request, wanted: str) -> bytes:
         if not right or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
             text, accept = f"The body has to be {wanted} in UTF-8.", {"Accept": wanted}
             raise web.HTTPUnsupportedMediaType(text=text, headers=accept)
-        read = request.app.get(READ_BODY) or request.config_dict.get(READ_BODY)
-        data = await (request.read() if read is None else read(request))
+        data = await request.config_dict.get(READ_BODY, web.Request.read)(request)
     if not data:
         raise LookupError("no body")
     return data
@@ -134,16 +134,11 @@ def _form(adapter: TypeAdapter[object]) -> Decode:
     lists = {name for name, each in schema.get("properties", {}).items() if _is_list(each)}
 
     def decode(data: bytes) -> object:
-        text = data.decode()
-        found = parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
+        how: Any = {"keep_blank_values": True, "errors": "strict", "max_num_fields": 1000}
+        found = parse_qs(data.decode(), **how)
         return validate({n: v if n in lists or len(v) > 1 else v[0] for n, v in found.items()})
 
     return decode
-
-
-def _is_broken(error: ValidationError) -> bool:
-    first = error.errors()[0] if error.error_count() == 1 else {"type": "", "loc": ()}
-    return first["type"] == "json_invalid" and not first["loc"]
 
 
 def _is_list(schema: Mapping[str, Any]) -> bool:

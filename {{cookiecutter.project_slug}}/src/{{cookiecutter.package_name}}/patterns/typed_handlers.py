@@ -31,6 +31,8 @@ __all__ = ["InvalidRequest", "Part", "Reply", "Source", "operation", "typed", "v
 T = TypeVar("T")
 Status = TypeVar("Status", bound=int)
 Errors = list[dict[str, object]]
+Responses = Mapping[int, TypeAdapter[object] | None]
+Typed = Callable[[web.Request | web.View], Awaitable[web.StreamResponse]]
 
 OPERATION = "__typed_operation__"
 MAX_ERRORS = 100  # a body of 1 MiB can hold half a million mistakes
@@ -68,12 +70,6 @@ class Reply(Generic[T, Status]):
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class Typed(Protocol):
-    """A handler, or the method of a class-based view, as aiohttp calls them."""
-
-    async def __call__(self, called: web.Request | web.View, /) -> web.StreamResponse: ...
-
-
 class Operation(NamedTuple):
     """What a typed handler takes, by the names of its parameters, and gives.
 
@@ -83,7 +79,7 @@ class Operation(NamedTuple):
 
     parts: Mapping[str, Part]
     defaults: Mapping[str, object]
-    responses: Mapping[int, TypeAdapter[object] | None]
+    responses: Responses
 
 
 class InvalidRequest(web.HTTPUnprocessableEntity):
@@ -126,18 +122,18 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     """
     hints = get_type_hints(handler, include_extras=True)
     signature = inspect.signature(handler).parameters
-    parts = {n: part for n in signature if (part := _part(n, hints.get(n))) is not None}
+    asked = [n for n in signature if hints.get(n, web.Request) is not web.Request]
+    parts = {n: _part(n, hints[n]) for n in asked}
     defaults = {n: p.default for n, p in signature.items() if p.default is not p.empty}
-    bare = signature.keys() - hints.keys()  # the `self` of a view's method
-    given = signature.keys() - parts.keys() - bare
-    response, statuses = _response(hints["return"])
-    answer = _answer(response, statuses)
+    itself = signature.keys() - hints.keys()  # the `self` of a view's method
+    given = signature.keys() - parts.keys()
+    responses = _responses(hints["return"])
+    answer = _answer(responses)
 
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called.request if isinstance(called, web.View) else called
-        values: dict[str, object] = dict.fromkeys(given, request)
-        values.update(dict.fromkeys(bare, called))
+        values: dict[str, object] = {n: called if n in itself else request for n in given}
         errors: Errors = []
         for name, part in parts.items():
             try:
@@ -152,48 +148,39 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
             raise InvalidRequest(errors)
         return answer(await handler(**values))
 
-    setattr(call, OPERATION, Operation(parts, defaults, dict.fromkeys(statuses, response)))
+    setattr(call, OPERATION, Operation(parts, defaults, responses))
     return call
 
 
-def _part(name: str, hint: type[object] | None) -> Part | None:
-    """None for what is no part of a request: the request itself, and what has no annotation."""
-    if hint in (None, web.Request):
-        return None
+def _part(name: str, hint: type[object]) -> Part:
     source: Source | None = next((m for m in get_args(hint) if hasattr(m, "part")), None)
     if source is None:
         raise TypeError(f"the annotation of {name!r} does not say where in a request it is")
     return source.part(name, hint)
 
 
-def _response(returns: type[object]) -> tuple[TypeAdapter[object] | None, tuple[int, ...]]:
-    statuses: tuple[int, ...] = ()
-    if get_origin(returns) is Reply:
-        returns, literal = get_args(returns)
-        statuses = get_args(literal)
-    elif inspect.isclass(returns) and issubclass(returns, web.StreamResponse):
-        return None, ()
-    if returns is NoneType:
-        return None, statuses or (204,)
-    return TypeAdapter(returns), statuses or (200,)
+def _responses(returns: type[object]) -> Responses:
+    if inspect.isclass(returns) and issubclass(returns, web.StreamResponse):
+        return {}
+    given, literal = get_args(returns) if get_origin(returns) is Reply else (returns, None)
+    adapter = None if given is NoneType else TypeAdapter[object](given)
+    return dict.fromkeys(get_args(literal) or (200 if adapter else 204,), adapter)
 
 
-def _answer(
-    adapter: TypeAdapter[object] | None, statuses: tuple[int, ...]
-) -> Callable[[object], web.StreamResponse]:
-    def encoded(value: object, status: int, headers: Mapping[str, str] | None) -> web.Response:
-        if adapter is None:
-            return web.Response(status=status, headers=headers)
-        body = adapter.serializer.to_json(value, by_alias=True)
-        json = "application/json"
-        return web.Response(body=body, status=status, headers=headers, content_type=json)
+def _answer(responses: Responses) -> Callable[[object], web.StreamResponse]:
+    usual, adapter = next(iter(responses.items()), (200, None))
 
     def answer(result: object) -> web.StreamResponse:
         if isinstance(result, web.StreamResponse):
             return result
+        reply: Reply[object, int] = Reply(result, usual)
         if isinstance(result, Reply):
-            reply: Reply[object, int] = result  # pyright: ignore[reportUnknownVariableType]
-            return encoded(reply.value, reply.status, reply.headers)
-        return encoded(result, statuses[0], None)
+            reply = result  # pyright: ignore[reportUnknownVariableType]  # of what, is not kept
+        if adapter is None:
+            return web.Response(status=reply.status, headers=reply.headers)
+        body, kind = adapter.serializer.to_json(reply.value, by_alias=True), "application/json"
+        return web.Response(
+            body=body, status=reply.status, headers=reply.headers, content_type=kind
+        )
 
     return answer
