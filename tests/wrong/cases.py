@@ -502,16 +502,19 @@ async def a_client_that_left_frees_its_handler(subject):
 @case("sse", wrong=wrong_sse, right=right_sse)
 async def an_event_of_two_lines_arrives_whole(subject):
     app, publish, open_ = subject
-    async with serving(app) as url, aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/events") as response:
-            while not open_():
-                await asyncio.sleep(0.01)
-            publish("one\ntwo")
-            data, line = [], b"first"
-            while not data or line.strip():
-                line = await response.content.readline()
-                if line.startswith(b"data:"):
-                    data.append(line[5:].strip().decode())
+    async with (
+        serving(app) as url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/events") as response,
+    ):
+        while not open_():
+            await asyncio.sleep(0.01)
+        publish("one\ntwo")
+        data, line = [], b"first"
+        while not data or line.strip():
+            line = await response.content.readline()
+            if line.startswith(b"data:"):
+                data.append(line[5:].strip().decode())
     expect(data == ["one", "two"], f"of 'one' and 'two' an EventSource got {data}")
 
 
@@ -1158,9 +1161,11 @@ def wrong_retries():
 def right_retries():
     async def call(method, url):
         middlewares = (pattern("retries").Retries(),)
-        async with aiohttp.ClientSession(middlewares=middlewares) as session:
-            async with session.request(method, url) as response:
-                return response.status
+        async with (
+            aiohttp.ClientSession(middlewares=middlewares) as session,
+            session.request(method, url) as response,
+        ):
+            return response.status
 
     return call
 
@@ -1328,10 +1333,12 @@ async def a_dead_upstream_is_left_alone(subject):
         await asyncio.sleep(0.3)
         return web.Response()
 
-    async with serving(app_with(routes=[("GET", "/", hang)])) as url:
-        async with aiohttp.ClientSession(middlewares=middlewares) as session:
-            for _ in range(10):
-                await call(session, url)
+    async with (
+        serving(app_with(routes=[("GET", "/", hang)])) as url,
+        aiohttp.ClientSession(middlewares=middlewares) as session,
+    ):
+        for _ in range(10):
+            await call(session, url)
     expect(len(asked) == 3, f"10 callers each waited for the whole timeout, {len(asked)} calls")
 
 

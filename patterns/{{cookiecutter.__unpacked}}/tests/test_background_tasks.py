@@ -103,7 +103,7 @@ async def test_after_the_grace_tasks_are_cancelled_and_clean_up(
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.02)
             cleaned.set()
 
     async with background.running(web.Application()):

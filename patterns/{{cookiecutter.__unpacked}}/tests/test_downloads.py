@@ -129,7 +129,9 @@ async def test_an_error_later_breaks_the_file_off_and_writes_nothing_into_it(
 
 
 @pytest.mark.parametrize("length", [4, 6])
-async def test_another_length_than_announced_breaks_the_file_off(length: int) -> None:
+async def test_another_length_than_announced_breaks_the_file_off(
+    caplog: pytest.LogCaptureFixture, length: int
+) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         chunks = Source(b"abc", b"de").chunks()
         return await download(request, chunks, filename="x", known=Known(length))
@@ -137,6 +139,7 @@ async def test_another_length_than_announced_breaks_the_file_off(length: int) ->
     async with serving(handle) as url, aiohttp.request("GET", url) as response:
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+    assert "has not the length that was announced" in caplog.text
 
 
 async def test_a_client_that_leaves_closes_the_source_and_is_no_error(
@@ -178,12 +181,16 @@ async def test_the_source_is_asked_no_faster_than_the_client_reads() -> None:
 
 async def test_a_client_that_stops_reading_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(*[MEGABYTE] * 1000)
+    transports: list[asyncio.Transport | None] = []
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        transports.append(request.transport)
         return await download(request, source.chunks(), filename="x", stall=0.02)
 
     async with serving(handle) as url, not_reading(url):
         await source.closed.wait()
+        assert transports[0] is not None
+        assert transports[0].is_closing()
     assert not caplog.records
 
 

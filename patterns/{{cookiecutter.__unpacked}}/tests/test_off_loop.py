@@ -115,6 +115,7 @@ async def test_shutdown_drops_what_waits_and_gives_what_runs_its_time() -> None:
         waiting = asyncio.create_task(pool.run(int))
         await until(lambda: pool.in_use == 2)
         asyncio.get_running_loop().call_later(0.02, gate.set)
+    assert gate.is_set()
     assert await running is True
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -137,7 +138,7 @@ async def test_without_its_context_it_says_what_is_missing() -> None:
         await OffLoop().run(int)
 
 
-def test_work_that_ends_after_its_loop_disturbs_nobody() -> None:
+def test_work_that_ends_after_its_loop_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
     gate, started, ended = threading.Event(), threading.Event(), threading.Event()
 
     async def leave() -> None:
@@ -153,6 +154,7 @@ def test_work_that_ends_after_its_loop_disturbs_nobody() -> None:
     assert ended.wait(5)
     for each in threads:
         each.join(5)
+    assert not caplog.records
 
 
 async def test_the_wiring_of_the_docstring_works(aiohttp_client: AiohttpClient) -> None:

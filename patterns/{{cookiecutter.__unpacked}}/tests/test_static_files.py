@@ -120,6 +120,14 @@ async def test_a_page_that_only_the_browser_knows_gets_the_fallback(
             assert await response.text() == "<h1>page</h1>"
 
 
+async def test_a_fallback_is_never_kept_whatever_its_name(
+    aiohttp_client: AiohttpClient, folder: Path
+) -> None:
+    client = await aiohttp_client(make_app(folder, "assets/app.3f2a9c1b.js"))
+    async with client.get("/orders/7", headers=PAGE) as response:
+        assert response.headers["Cache-Control"] == "no-cache"
+
+
 async def test_headers_given_are_sent_with_every_file(
     aiohttp_client: AiohttpClient, folder: Path
 ) -> None:

@@ -24,5 +24,11 @@ def add_documentation(app: web.Application) -> None:
     except PackageNotFoundError:  # run from a checkout that is not installed
         release = "0"
     # Made at start, when every route is known.
-    make = openapi(title=TITLE, version=release, describe=operation, scopes=required_scopes)
+    make = openapi(
+        title=TITLE,
+        version=release,
+        describe=operation,
+        scopes=required_scopes,
+        headers=["X-Request-ID"],
+    )
     app.on_startup.append(make)

@@ -192,18 +192,6 @@ async def test_an_answer_has_the_headers_that_belong_to_its_status_and_those_of_
     assert answered["503"]["headers"] == {"X-Id": text | {"required": True}, "Retry-After": text}
 
 
-async def test_what_was_created_is_linked_to_the_reading_of_it() -> None:
-    app = web.Application()
-    app.router.add_post("/{i}/{j}", handler)
-    app.router.add_get("/{i}/{j}", handler)
-    app.router.add_post("/", handler)
-    made = await document(app, lambda handler, method: Operation(responses={201: None}))
-    names = {"i": "$request.path.i", "j": "$request.path.j"}
-    link = {"operationId": "get_i_j", "parameters": names}
-    assert made["paths"]["/{i}/{j}"]["post"]["responses"]["201"]["links"] == {"read": link}
-    assert "links" not in made["paths"]["/"]["post"]["responses"]["201"]
-
-
 @pytest.mark.parametrize(
     ("needed", "security", "errors"),
     [

@@ -14,12 +14,18 @@ __all__ = ["issue_ticket"]
 
 
 class TicketRequest(BaseModel):
+    """The path of the stream to open."""
+
     model_config = ConfigDict(extra="forbid")
 
-    path: Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=512)]
+    path: Annotated[
+        str, Field(pattern=r"^/[!-~]*$", max_length=512, examples=["/api/v1/rooms/lobby/ws"])
+    ]
 
 
 class Ticket(BaseModel):
+    """Good once, on that path, for `expires_in` seconds."""
+
     ticket: str
     expires_in: int
 
@@ -27,7 +33,10 @@ class Ticket(BaseModel):
 @scope()
 @typed
 async def issue_ticket(request: web.Request, body: Body[TicketRequest]) -> Ticket:
-    """Exchange the token for a ticket that opens one stream: send it as `?ticket=` on that path."""
+    """Exchange the token for a ticket that opens one stream.
+
+    Send it as `?ticket=` on that path: a browser cannot set headers when it opens a stream.
+    """
     claims, tickets = request[CLAIMS], request.app[TICKETS]
     ticket = tickets.issue(
         sub=claims.sub, scopes=claims.scopes, expires_at=claims.expires_at, path=body.path

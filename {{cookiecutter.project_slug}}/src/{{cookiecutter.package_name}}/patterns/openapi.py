@@ -14,6 +14,7 @@ Not: a page to read it with. Static files, HEAD, and `*` but for views, are not 
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from http import HTTPStatus
 from typing import Any, Literal, Protocol, TypeVar
@@ -34,7 +35,6 @@ ANSWERS = "__openapi_answers__"
 METHODS = hdrs.METH_ALL - {hdrs.METH_CONNECT, hdrs.METH_HEAD}
 BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 HEADERS = {201: ["Location"], 401: ["WWW-Authenticate"], 503: ["Retry-After"]}
-NAMES = re.compile(r"{(\w+)}")
 TEXT = {"type": "string"}
 
 
@@ -76,7 +76,7 @@ def answers(*statuses: int, media_type: str = "") -> Callable[[Marked], Marked]:
 
 
 async def serve_openapi(request: web.Request) -> web.Response:
-    """The document, as it was made at start."""
+    """Read this description, in OpenAPI 3.1."""
     return web.Response(body=request.config_dict[OPENAPI], content_type="application/json")
 
 
@@ -110,27 +110,28 @@ def openapi(
         routes = [(*each, describe(each[2], each[0]) or ({}, {}, {})) for each in routes_of(app)]
         schemas, named = _schemas(operation for *_, operation in routes)
         paths: dict[str, Json] = {}
-        ids: set[str] = set()
+        ids: Counter[str] = Counter()
         for method, path, handler, operation in routes:
             function, needed = getattr(handler, method.lower(), handler), scopes(handler, method)
-            summary, _, more = (inspect.getdoc(function) or "").partition("\n")
             name = re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_")
-            while name in ids:
-                name += "_2"
-            ids.add(name)
-            made: Json = {"operationId": name, "tags": [function.__module__.rpartition(".")[2]]}
-            made |= {"summary": summary, "description": more.strip()}
+            ids[name] += 1
+            made: Json = {"operationId": f"{name}_{ids[name]}" if ids[name] > 1 else name}
             made["security"] = [] if needed is None else [{"bearer": sorted(needed)}]
-            made |= _taken(path, operation, schemas)
+            made |= _said(function) | _taken(path, operation, schemas)
             contents = _contents(function, operation[2], schemas, made)
             made["responses"] = {str(n): _response(n, contents[n], headers) for n in contents}
             paths.setdefault(path, {})[method.lower()] = made
-            _link(path, paths[path])
         components = {"schemas": named, "securitySchemes": {"bearer": BEARER}}
         document: Json = {"info": {"title": title, "version": version}, "paths": paths}
         app[OPENAPI] = to_json({"openapi": "3.1.0", **document, "components": components})
 
     return make
+
+
+def _said(function: Any) -> Json:
+    summary, _, more = (inspect.getdoc(function) or "").partition("\n")
+    tags = [function.__module__.rpartition(".")[2]]
+    return {"tags": tags, "summary": summary, "description": more.strip()}
 
 
 def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, Json]:
@@ -147,7 +148,7 @@ def _taken(path: str, operation: Operation, schemas: Schemas) -> Json:
     """The parameters, at least those that the path has, and the body."""
     parts, defaults, _ = operation
     made: Json = {}
-    found = {("path", name): _parameter(TEXT) for name in NAMES.findall(path)}
+    found = {("path", name): _parameter(TEXT) for name in re.findall(r"{(\w+)}", path)}
     for name, part in parts.items():
         schema, optional = schemas[id(part.adapter), "validation"], name in defaults
         if part.media_type:
@@ -193,12 +194,3 @@ def _response(status: int, content: Json, always: Sequence[str]) -> Json:
     headers: Json = {name: {"schema": TEXT} for name in HEADERS.get(status, ())}
     headers |= {name: {"schema": TEXT, "required": True} for name in always}
     return {"description": HTTPStatus(status).phrase, "content": content, "headers": headers}
-
-
-def _link(path: str, methods: Mapping[str, Json]) -> None:
-    """What a POST creates is read with the GET of its path."""
-    created = methods.get("post", {}).get("responses", {}).get("201")
-    if created and "get" in methods:
-        names = {name: f"$request.path.{name}" for name in NAMES.findall(path)}
-        read = {"operationId": methods["get"]["operationId"], "parameters": names}
-        created["links"] = {"read": read}

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 from aiohttp import hdrs, web
 
@@ -80,7 +81,7 @@ class Streams:
         response.force_close()  # a stream leaves nothing to reuse
         if request.method == hdrs.METH_HEAD or request.transport is None:
             return response
-        stream = _Stream(self, request.transport, request.protocol)
+        stream = _Stream(self, request, request.transport)
         self.streams.add(stream)
         try:
             after = request.headers.get("Last-Event-ID")
@@ -119,24 +120,23 @@ class Streams:
         return b"retry: %d\n\n" % random.uniform(1000, self.restart * 1000)  # noqa: S311
 
 
-class _Stream(asyncio.Protocol):
+class _Stream:
     # It stands before aiohttp's protocol, to see at once that the connection is lost.
-    def __init__(
-        self, streams: Streams, transport: asyncio.Transport, protocol: web.RequestHandler
-    ) -> None:
-        self.streams, self.transport, self.protocol = streams, transport, protocol
+    def __init__(self, streams: Streams, request: web.Request, transport: asyncio.Transport):
+        self.streams, self.transport, self.protocol = streams, transport, request.protocol
         self.response: web.StreamResponse | None = None
         self.limit, self.lost = streams.queue, False
         self.queue: list[bytes] = []  # an empty deque would be 760 bytes, an Event too
         self.idle: asyncio.Future[None] | None = None
         self.final: bytes | None = None
         self.timer: asyncio.TimerHandle | None = None
-        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
-            setattr(self, name, getattr(protocol, name))
-        transport.set_protocol(self)
+        transport.set_protocol(cast(asyncio.Protocol, self))
         with suppress(OSError, AttributeError):  # TCP on Linux: a bound for peers that vanished
             option, milliseconds = socket.TCP_USER_TIMEOUT, int(streams.comment * 2000)
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.protocol, name)  # what it does not have, the protocol does
 
     def send(self, chunk: bytes) -> None:
         if self.lost or self.final is not None:

@@ -104,8 +104,6 @@ class Hub:
 class Client:
     """One socket. `send` and `close` neither wait nor raise; after `close` nothing is sent."""
 
-    __slots__ = "_code", "_queue", "_timer", "_wait", "_writer", "hub", "request", "transport", "ws"
-
     def __init__(self, hub: Hub, request: web.Request, transport: asyncio.Transport) -> None:
         self.hub, self.request, self.transport = hub, request, transport
         self.ws = web.WebSocketResponse(
@@ -182,7 +180,9 @@ class Client:
         if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
             return False  # the peer closed, or the connection failed
         try:
-            await (on_text if message.type is WSMsgType.TEXT else _refuse)(self, message.data)
+            if message.type is WSMsgType.BINARY:
+                raise web.HTTPUnsupportedMediaType(text="Only text is understood.")  # noqa: TRY301
+            await on_text(self, message.data)
         except web.HTTPException as refusal:
             self.send(self.hub.error_reply(refusal))
         except Exception:
@@ -195,7 +195,3 @@ class Client:
             while self._queue:
                 await self.ws.send_frame(self._queue.pop(0), WSMsgType.TEXT)
         self._writer = None
-
-
-async def _refuse(client: Client, data: object) -> None:
-    raise web.HTTPUnsupportedMediaType(text="Only text messages are understood.")
