@@ -9,10 +9,10 @@ LOCK := $(TEST)/bin/uv pip compile --quiet --upgrade --universal --python-versio
 	--generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix lint check lock clean
+.PHONY: help demo test matrix schemathesis lift schemathesis lint check lock clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO)/.installed ## Generate the default service into demo/ and run it on 127.0.0.1:8080
 	@rm -rf demo/my-service/src demo/my-service/tests
@@ -22,15 +22,22 @@ demo: $(DEMO)/.installed ## Generate the default service into demo/ and run it o
 	@$(MAKE) --no-print-directory -C demo/my-service run
 
 test: $(TEST)/.installed $(OLDEST)/.installed ## Run the tests: the template's own and the generated services'
-	$(OLDEST)/bin/python -m pytest tests/test_answers.py tests/test_bake.py
+	$(OLDEST)/bin/python -m pytest tests/test_answers.py tests/test_bake.py tests/lift/test_sub_template.py
 	$(TEST)/bin/python -m pytest
 
 matrix: $(TEST)/.installed ## Run what is generated on every Python, with uv and without (PYTHONS="...")
 	PYTHONS="$(PYTHONS)" $(TEST)/bin/python -m pytest -m matrix
 
+schemathesis: $(TEST)/.installed ## Ask schemathesis at length whether the API is as documented (10 minutes)
+	$(TEST)/bin/cookiecutter --no-input --default-config --overwrite-if-exists --output-dir build/schemathesis . >/dev/null
+	$(TEST)/bin/python tests/openapi/schemathesis_run.py build/schemathesis/my-service
+
+lift: $(TEST)/.installed ## Copy each pattern alone into an empty environment, with the lowest and latest packages
+	$(TEST)/bin/python -m pytest -m '' tests/lift
+
 lint: $(TEST)/.installed ## Check the template's own hooks and tests: format, lint, types
-	$(TEST)/bin/ruff format --check hooks tests
-	$(TEST)/bin/ruff check hooks tests
+	$(TEST)/bin/ruff format --check hooks tests docs/screenshots.py
+	$(TEST)/bin/ruff check hooks tests docs/screenshots.py
 	$(TEST)/bin/mypy
 
 check: lint test ## Everything that CI runs

@@ -20,15 +20,17 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import digest
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
+import aiohttp.web
 
 SECRET = os.environ.get("BENCH_SECRET", os.urandom(24).hex()).encode()
 ROOMS = "/api/v1/rooms"
@@ -115,7 +117,9 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, bench: bool = False, **settings: str) -> AsyncIterator[Service]:
+async def running(
+    folder: Path, settings: Mapping[str, str] = MappingProxyType({}), *, bench: bool = False
+) -> AsyncIterator[Service]:
     """The service as production runs it, on a free port; `bench` adds the route of that name."""
     (package,) = (path.parent.name for path in (folder / "src").glob("*/app.py"))
     clean = {k: v for k, v in os.environ.items() if not k.startswith("APP_")}
@@ -133,7 +137,7 @@ async def running(folder: Path, *, bench: bool = False, **settings: str) -> Asyn
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-W", "default", *what,
-                env=clean | given | settings, cwd=cwd, stdout=file, stderr=file,
+                env={**clean, **given, **settings}, cwd=cwd, stdout=file, stderr=file,
             )  # fmt: skip
         try:
             async with asyncio.timeout(30):
@@ -148,7 +152,9 @@ async def running(folder: Path, *, bench: bool = False, **settings: str) -> Asyn
             await process.wait()
 
 
-def raw(service: Service, path: str, *, small: bool = False, websocket: bool = False) -> socket.socket:
+def raw(
+    service: Service, path: str, *, small: bool = False, websocket: bool = False
+) -> socket.socket:
     """A client of few bytes, that has been answered; `small`: its kernel holds next to nothing."""
     connection = socket.socket()
     if small:
@@ -166,7 +172,8 @@ def raw(service: Service, path: str, *, small: bool = False, websocket: bool = F
 
 
 def request(service: Service, path: str, *, websocket: bool = False) -> bytes:
-    head = f"GET {path} HTTP/1.1\r\nHost: {service.host}\r\nAuthorization: {service.bearer['Authorization']}\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: {service.host}\r\n"
+    head += f"Authorization: {service.bearer['Authorization']}\r\n"
     if websocket:
         key = base64.b64encode(random.randbytes(16)).decode()
         head += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -235,7 +242,9 @@ class Peer(asyncio.Protocol):
             self.lost.set_result(None)
 
 
-async def peer(service: Service, path: str, data: Callable[[bytes], None], *, websocket: bool) -> Peer:
+async def peer(
+    service: Service, path: str, data: Callable[[bytes], None], *, websocket: bool
+) -> Peer:
     loop = asyncio.get_running_loop()
     _, protocol = await loop.create_connection(
         lambda: Peer(data, websocket), service.host, service.port
@@ -254,10 +263,9 @@ def serve(folder: Path) -> int:
     plain = process.create_app
 
     async def tell(request: aiohttp.web.Request) -> aiohttp.web.Response:
-        connections = len(request.protocol._manager.connections)
-        return aiohttp.web.json_response(
-            {"tasks": len(asyncio.all_tasks()), "connections": connections}
-        )
+        server: Any = request.protocol._manager
+        told = {"tasks": len(asyncio.all_tasks()), "connections": len(server.connections)}
+        return aiohttp.web.json_response(told)
 
     def create_app(*arguments: object) -> Any:
         app = plain(*arguments)
@@ -269,6 +277,4 @@ def serve(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    import aiohttp.web
-
     sys.exit(serve(Path(sys.argv[1])))

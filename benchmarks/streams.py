@@ -18,7 +18,6 @@ ugly      1,000 clients that come and go in every bad manner, and what is left o
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import random
 import re
@@ -27,13 +26,25 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import aiohttp
 from clients import (
-    ROOMS, SECRET, Peer, Service, check, peer, percentile, raw, request, reset, running, vanish,
-)  # fmt: skip
+    ROOMS,
+    SECRET,
+    Peer,
+    Service,
+    check,
+    peer,
+    percentile,
+    raw,
+    request,
+    reset,
+    running,
+    vanish,
+)
 
 STAMP = re.compile(rb'"text":"(\d+) ')
 LARGE_FRAME = b"\x81\xff" + (2**40).to_bytes(8, "big") + b"\0\0\0\0"
@@ -69,14 +80,28 @@ async def fanout(folder: Path, quick: bool) -> bool:
     ratio = beside / without
     memory = (median(r[1] for r in stalled) - median(r[1] for r in plain)) / bad
     dropped = {r[2] for r in stalled}
-    print(f"       p99 {without * 1000:.1f} ms with none stalled, {beside * 1000:.1f} ms beside them")
+    print(
+        f"       p99 {without * 1000:.1f} ms with none stalled, {beside * 1000:.1f} ms beside them"
+    )
     return all(
         [
-            check(f"fanout: p99 beside {bad} of {clients} stalled, ratio", f"{ratio:.2f}", "<= 1.5", ratio <= 1.5),
-            check("fanout: stalled clients dropped and counted", dropped, f"{bad}", dropped == {bad}),
-            check("fanout: memory of a stalled client, KiB", f"{memory / 1024:.0f}", "<= 256", memory <= 256 * 1024),
+            check(
+                f"fanout: p99 beside {bad} of {clients} stalled, ratio",
+                f"{ratio:.2f}",
+                "<= 1.5",
+                ratio <= 1.5,
+            ),
+            check(
+                "fanout: stalled clients dropped and counted", dropped, f"{bad}", dropped == {bad}
+            ),
+            check(
+                "fanout: memory of a stalled client, KiB",
+                f"{memory / 1024:.0f}",
+                "<= 256",
+                memory <= 256 * 1024,
+            ),
         ]
-    )  # fmt: skip
+    )
 
 
 async def room(folder: Path, clients: int, bad: int, messages: int) -> tuple[float, float, float]:
@@ -116,13 +141,16 @@ async def room(folder: Path, clients: int, bad: int, messages: int) -> tuple[flo
 async def resume(folder: Path, quick: bool) -> bool:
     kills, messages = (30, 800) if quick else (200, 5000)
     async with running(folder) as service, aiohttp.ClientSession() as session:
-        sent, got, cut, _ = await interrupted(service, session, messages, kills, 0.0)
+        sent, got, cut = await interrupted(service, session, messages, kills, 0.0)
     passed = [
         check("resume: connections cut", cut, f">= {kills}", cut >= kills),
         check("resume: each id once, in order", got == sent, f"{len(sent)} ids", got == sent),
     ]
-    async with running(folder, APP_HISTORY="20") as service, aiohttp.ClientSession() as session:
-        sent, got, cut, resets = await interrupted(service, session, messages // 5, 20, 0.1)
+    async with (
+        running(folder, {"APP_HISTORY": "20"}) as service,
+        aiohttp.ClientSession() as session,
+    ):
+        sent, got, cut = await interrupted(service, session, messages // 5, 20, 0.1)
     honest = gaps_are_told(sent, got)
     told = got.count("reset")
     return all(
@@ -136,7 +164,7 @@ async def resume(folder: Path, quick: bool) -> bool:
 
 async def interrupted(
     service: Service, session: aiohttp.ClientSession, messages: int, kills: int, pause: float
-) -> tuple[list[str], list[str], int, int]:
+) -> tuple[list[str], list[str], int]:
     """The ids that were sent, those that were received (and `reset`), how often it was cut."""
     sent: list[str] = []
     got: list[str] = []
@@ -151,12 +179,16 @@ async def interrupted(
     async with asyncio.TaskGroup() as group:
         publishing = group.create_task(publish())
         last = ""
-        while not (publishing.done() and sent and got and got[-1] == sent[-1]):
+
+        def complete() -> bool:
+            return publishing.done() and got[-1:] == sent[-1:]
+
+        while not complete():
             size = random.randint(1, max(2, 150 * messages // kills)) if cuts < kills else 10**9
-            last = await read_some(service, last, size, got, opened, lambda: bool(publishing.done() and sent and got and got[-1] == sent[-1]))
+            last = await read_some(service, last, size, got, opened, complete)
             cuts += 1
             await asyncio.sleep(random.random() * pause)
-    return sent, got, cuts, got.count("reset")
+    return sent, got, cuts
 
 
 async def read_some(
@@ -220,9 +252,17 @@ def gaps_are_told(sent: list[str], got: list[str]) -> bool:
 async def held(service: Service, path: str, count: int, *, websocket: bool) -> AsyncIterator[None]:
     """So many idle clients, in a process of their own, lest they slow down who measures."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, str(service.port), "--hold", path, str(count), str(int(websocket)),
-        stdin=-1, stdout=-1, env=os.environ | {"BENCH_SECRET": SECRET.decode()},
-    )  # fmt: skip
+        sys.executable,
+        __file__,
+        str(service.port),
+        "--hold",
+        path,
+        str(count),
+        str(int(websocket)),
+        stdin=-1,
+        stdout=-1,
+        env=os.environ | {"BENCH_SECRET": SECRET.decode()},
+    )
     assert process.stdout is not None
     line = await process.stdout.readline()
     assert line == b"ready\n", line
@@ -267,7 +307,7 @@ async def idle(folder: Path, quick: bool) -> bool:
     count, seconds = (1000, 3) if quick else (min(10_000, files - 500), 35)
     half = count // 2
     limits = {"APP_MAX_STREAMS": str(count)}
-    async with running(folder, **limits) as busy, running(folder, **limits) as calm:
+    async with running(folder, limits) as busy, running(folder, limits) as calm:
         getters = [Getter(busy), Getter(calm)]
         for getter in getters:
             await getter.open()
@@ -291,11 +331,15 @@ async def idle(folder: Path, quick: bool) -> bool:
     print(f"       {count} streams (open files allowed: {files}); ms with/without: {figures}")
     return all(
         [
-            check(f"idle: p99 of a GET beside {count}, ratio", f"{ratio:.2f}", "<= 1.2", ratio <= 1.2),
+            check(
+                f"idle: p99 of a GET beside {count}, ratio", f"{ratio:.2f}", "<= 1.2", ratio <= 1.2
+            ),
             check("idle: memory of a WebSocket, KiB", f"{ws / 1024:.1f}", "<= 20", ws <= 20 * 1024),
-            check("idle: memory of an SSE stream, KiB", f"{sse / 1024:.1f}", "<= 20", sse <= 20 * 1024),
+            check(
+                "idle: memory of an SSE stream, KiB", f"{sse / 1024:.1f}", "<= 20", sse <= 20 * 1024
+            ),
         ]
-    )  # fmt: skip
+    )
 
 
 async def in_turns(getters: list[Getter], seconds: float) -> None:
@@ -370,10 +414,18 @@ async def ugly(folder: Path, quick: bool) -> bool:
     print(f"       {count} clients, {2 * silent} of them without power; settled in {took:.1f} s")
     return all(
         [
-            *(check(f"ugly: {name} afterwards", after[name], f"{before[name]}", after[name] <= before[name]) for name in before),
+            *(
+                check(
+                    f"ugly: {name} afterwards",
+                    after[name],
+                    f"{before[name]}",
+                    after[name] <= before[name],
+                )
+                for name in before
+            ),
             check("ugly: lines above info", len(complaints), "0", not complaints and bool(alive)),
         ]
-    )  # fmt: skip
+    )
 
 
 async def come_and_go(
@@ -383,7 +435,8 @@ async def come_and_go(
     kept: list[socket.socket] = []
     for n in range(2 * silent):
         path = f"{ROOMS}/lobby/{'ws' if n % 2 else 'events'}"
-        kept.append(await loop.run_in_executor(None, lambda p=path: raw(service, p, websocket=p.endswith("ws"))))
+        opening = partial(raw, service, path, websocket=path.endswith("ws"))
+        kept.append(await loop.run_in_executor(None, opening))
         vanish(kept[-1])
     for n in range(count):
         connection = await loop.run_in_executor(None, misbehave, service, n % 15)

@@ -22,9 +22,6 @@ PROVIDES = {
     "pydantic-core": {"pydantic_core"},
     "pyjwt[crypto]": {"cryptography", "jwt"},
 }
-# It holds three patterns against each other, so it is a test of the service and of no one pattern.
-NOT_OF_ONE_PATTERN = {"test_jwt_auth_negative"}
-
 NAMES = sorted(path.stem for path in (FOLDER / "src").glob("*.py"))
 
 

@@ -162,6 +162,15 @@ async def test_above_a_limit_it_is_refused_and_nothing_stays(
         assert server.left() == []
 
 
+async def test_a_refusal_is_the_connection_s_last_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path, UploadLimits(file=10)) as server:
+        reader, writer = await server.connect()
+        body = (PART.format(FILE, "x" * 11) + END).encode()
+        writer.write(head(len(body)).replace(b"Connection: close\r\n", b"") + body)
+        assert b" 413 " in await reader.read()
+        writer.close()
+
+
 async def test_the_limit_of_the_body_holds_without_a_declared_length(tmp_path: Path) -> None:
     async with serving(tmp_path, UploadLimits(body=1000)) as server:
         reader, writer = await server.connect()

@@ -114,5 +114,5 @@ def test_the_package_is_not_imported() -> None:
         f"import sys; from {docs_page.__module__} import docs_page;"
         "docs_page(title='', openapi_url=''); sys.exit('offapi' in sys.modules)"
     )
-    path = str(Path(pattern.__file__).parents[2])
+    path = str(Path(pattern.__file__).parents[pattern.__name__.count(".")])
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})  # noqa: S603 - our own code
