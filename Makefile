@@ -5,11 +5,12 @@ DEMO := build/demo
 TEST := build/test
 OLDEST := build/oldest
 SERVICE := {{cookiecutter.project_slug}}
+LINTED := hooks tests benchmarks docs/screenshots.py patterns/hooks 'patterns/{{cookiecutter.__unpacked}}/lift.py'
 LOCK := $(TEST)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix schemathesis lift schemathesis lint check lock clean
+.PHONY: help demo test matrix schemathesis lift lint check lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,8 +37,8 @@ lift: $(TEST)/.installed ## Copy each pattern alone into an empty environment, w
 	$(TEST)/bin/python -m pytest -m '' tests/lift
 
 lint: $(TEST)/.installed ## Check the template's own hooks and tests: format, lint, types
-	$(TEST)/bin/ruff format --check hooks tests docs/screenshots.py
-	$(TEST)/bin/ruff check hooks tests docs/screenshots.py
+	$(TEST)/bin/ruff format --check $(LINTED)
+	$(TEST)/bin/ruff check $(LINTED)
 	$(TEST)/bin/mypy
 
 check: lint test ## Everything that CI runs

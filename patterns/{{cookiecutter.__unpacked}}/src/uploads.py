@@ -41,9 +41,7 @@ CHUNK = 256 * 1024  # bytes a write: a hop to a thread costs as much as copying 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadLimits:
-    """Bytes for one file, for one text field and for the whole body; files and fields together in
-    number; and seconds for all of it.
-    """
+    """Bytes of a file, of a text field and of the body; how many parts; and seconds for it all."""
 
     file: int = 10 * 2**20
     text: int = 16 * 1024
@@ -147,16 +145,14 @@ async def _add(
 
 
 async def _text(request: web.Request, part: BodyPartReader, limits: UploadLimits) -> str:
-    data = bytearray()
-    async for chunk in _chunks(request, part, limits.text, limits.body):
-        data += chunk
-    return data.decode()
+    chunks = _chunks(request, part, limits.text, limits.body)
+    return b"".join([chunk async for chunk in chunks]).decode()
 
 
 async def _file(
     request: web.Request, part: BodyPartReader, limits: UploadLimits, path: Path
 ) -> Upload:
-    size, opened = 0, await _finished(partial(path.open, "xb", buffering=0))
+    size, opened = 0, await _finished(path.open, "xb")
     try:
         async for chunk in _chunks(request, part, limits.file, limits.body):
             await _finished(_write, opened, chunk)
@@ -181,9 +177,7 @@ async def _chunks(
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+    file.write(data)
 
 
 async def _finished(work: Callable[..., T], *args: object) -> T:
