@@ -270,7 +270,7 @@ async def test_the_log_names_the_fault_but_quotes_nothing(
     serve: Serve, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = await serve(sends(body(b"", b"HTTP/1.1 500 Secret\r\n")))
-    upstream = Upstream(url.replace("127", "user:secret@127"))
+    upstream = Upstream(url.replace("//", "//user:secret@"))
     with pytest.raises(web.HTTPBadGateway):
         await upstream.get(session, "/", Answer)
     assert caplog.messages == ["upstream 127.0.0.1: ClientResponseError 500"]

@@ -30,7 +30,7 @@ from aiohttp import hdrs, web
 
 __all__ = ["Backlog", "Streams", "sse_chunk"]
 
-BUFFER = 64 * 1024 - 16  # asyncio's high-water mark, less the frame of a chunk
+LOW, HIGH = 16 * 1024, 64 * 1024 - 16  # asyncio's marks, less the frame of a chunk
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
     hdrs.CACHE_CONTROL: "no-store, no-transform",
@@ -142,7 +142,9 @@ class _Stream:
         if self.lost or self.final is not None:
             return
         # The event counts too: a check of the buffer alone lets a large one stall the others.
-        fits = self.transport.get_write_buffer_size() + len(chunk) <= BUFFER
+        # Above the low mark the transport may be paused still, and a write would have to wait.
+        size = self.transport.get_write_buffer_size()
+        fits = size <= LOW and size + len(chunk) <= HIGH
         if self.response is not None and fits and not self.queue:
             sending = self.response.write(chunk)
             with suppress(StopIteration, ConnectionError):

@@ -27,7 +27,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, hdrs, web
 
 __all__ = ["Client", "Hub"]
 
-BUFFER = 64 * 1024 - 16  # asyncio's high-water mark, less the header of a frame
+LOW, HIGH = 16 * 1024, 64 * 1024 - 16  # asyncio's marks, less the header of a frame
 
 # While it is open, what it is given is called with each frame of JSON, encoded once for all.
 Source = Callable[[Callable[[bytes], None]], AbstractAsyncContextManager[object]]
@@ -122,7 +122,9 @@ class Client:
     def send(self, text: bytes) -> None:
         """Send a text frame of UTF-8, now or in its turn; a client that is too slow is dropped."""
         # The message counts too: a check of the buffer alone lets one large message stall the rest.
-        fits = self.transport.get_write_buffer_size() + len(text) <= BUFFER
+        # Above the low mark the transport may be paused still, and a write would have to wait.
+        size = self.transport.get_write_buffer_size()
+        fits = size <= LOW and size + len(text) <= HIGH
         free = self.ws.prepared and self._writer is None
         if self._code is not None:
             return
