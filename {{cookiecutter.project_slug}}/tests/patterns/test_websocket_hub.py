@@ -340,6 +340,23 @@ async def test_a_reader_that_is_slow_for_a_while_still_gets_all_in_order() -> No
     assert channel.hub.dropped == 0
 
 
+async def test_what_would_have_to_wait_for_a_paused_transport_is_queued() -> None:
+    channel = Channel()
+    async with serving(channel):
+        peer = await channel.raw()
+        (client,) = channel.hub.clients
+        await until(lambda: client.ws.prepared)
+        connection = client.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.transport.write(b"\x89\x00" * 50_000)  # pings
+        while client.transport.get_write_buffer_size() > 40_000:
+            await asyncio.get_running_loop().sock_recv(peer, 4096)
+        assert client.transport.get_write_buffer_size() > 16_384
+        channel.publish(b"1")
+        assert client._queue == [b"1"]
+        peer.close()
+
+
 async def test_a_client_that_keeps_up_needs_no_queue_and_no_task() -> None:
     channel = Channel(queue=0)
     async with serving(channel) as session, session.ws_connect(channel.url) as ws:
