@@ -1443,3 +1443,256 @@ async def a_slow_issuer_does_not_stop_the_service(keys):
         await asyncio.wait({finding})
         finding.exception()
     expect(early, "for the 0.3 s that the issuer takes, nobody is served")
+
+
+# --- adaptive_limit, cheap_refusal, loop_watch ---------------------------------------------------
+
+
+def wrong_adaptive():
+    limit = snippet("adaptive_limit").LatencyLimit()
+
+    def window(now, done, seconds):
+        for _ in range(done):
+            limit.finished(seconds)
+
+    return limit, window
+
+
+def right_adaptive():
+    limit = pattern("adaptive_limit").AdaptiveLimit(ceiling=1000)
+
+    def window(now, done, seconds):
+        limit.finished(done)
+        limit.decide(0.001, now)  # the loop is 1 ms late: it has next to nothing to do
+
+    return limit, window
+
+
+@case("adaptive_limit", wrong=wrong_adaptive, right=right_adaptive)
+async def a_slow_dependency_is_no_reason_to_refuse(subject):
+    """By a clock of its own: 20 requests a second, a window of 0.1 s at a time."""
+    limit, window = subject
+    begun, refused = [], []
+    for number in range(600):
+        now, seconds = number / 10, 0.1 if number < 300 else 2.0
+        done = [begin for begin in begun if begin + seconds <= now]
+        begun = [begin for begin in begun if begin + seconds > now]
+        window(now, len(done), seconds)
+        for _ in range(2):
+            if limit.admit(len(begun)):
+                begun.append(now)
+            else:
+                refused.append(now)
+    if hasattr(limit, "stop"):
+        await limit.stop()
+    late = sum(now >= 50 for now in refused)
+    expect(not late, f"20 s after a dependency became slow {late} of 200 requests are refused")
+    expect(not refused, f"{len(refused)} requests were refused")
+
+
+def refusing(refuse):
+    seen = []
+
+    @web.middleware
+    async def shed(request, handler):
+        return refuse(request, "Come back later.")
+
+    async def callback(request, response):
+        seen.append(response)
+
+    return app_with(shed, prepare=[callback]), seen
+
+
+def wrong_refusal():
+    return refusing(snippet("cheap_refusal").refuse)
+
+
+def right_refusal():
+    return refusing(pattern("cheap_refusal").cheap_refusal())
+
+
+async def refusals(app):
+    async with serving(app) as url, aiohttp.ClientSession() as session:
+        for _ in range(50):
+            async with session.get(url) as response:
+                await response.read()
+                yield response
+
+
+@case("cheap_refusal", wrong=wrong_refusal, right=right_refusal)
+async def who_is_refused_does_not_come_back_with_all_the_others(subject):
+    app, _ = subject
+    times = {response.headers["Retry-After"] async for response in refusals(app)}
+    expect(len(times) >= 3, f"50 refused clients come back after {', '.join(times)} s, all of them")
+
+
+@case("cheap_refusal", wrong=wrong_refusal, right=right_refusal)
+async def a_refusal_is_less_work_than_an_answer(subject):
+    app, seen = subject
+    statuses = {response.status async for response in refusals(app)}
+    expect(statuses == {503}, f"refusals are answered {statuses}")
+    expect(not seen, f"50 refusals made {len(seen)} responses, each with all the callbacks")
+
+
+@asynccontextmanager
+async def heard(name, level=logging.WARNING):
+    """What is logged meanwhile, and an event for the first of it."""
+    records, first = [], threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            records.append(record)
+            first.set()
+
+    logger, listener = logging.getLogger(name), Listener()
+    before = logger.level
+    logger.setLevel(level)
+    logger.addHandler(listener)
+    try:
+        yield records, first
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(before)
+
+
+def wrong_watch():
+    module = snippet("loop_watch")
+    return module.logger.name, module.lag_monitor
+
+
+def right_watch():
+    module = pattern("loop_watch")
+    lag = module.LoopLag()
+    return module.logger.name, module.watch_loop(lag, every=0.02, warn_after=0.1, quiet=0)
+
+
+async def blocked(subject):
+    """What was logged while a route blocked, for 0.6 s or until then, and all that was logged."""
+    name, context = subject
+    during = []
+    async with heard(name) as (records, first):
+
+        async def report(request):
+            records.clear()  # of a machine that is busy with something else
+            first.clear()
+            first.wait(0.6)
+            during.extend(records)
+            return web.Response()
+
+        app = app_with(routes=[("GET", "/report", report)])
+        app.cleanup_ctx.append(context)
+        async with serving(app) as url:
+            await ask("GET", f"{url}/report")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while not records:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+    return during, records
+
+
+@case("loop_watch", wrong=wrong_watch, right=right_watch)
+async def a_block_is_seen_while_it_lasts(subject):
+    during, records = await blocked(subject)
+    expect(records, "a block is never logged")
+    expect(during, "nothing is logged until the block is over")
+
+
+@case("loop_watch", wrong=wrong_watch, right=right_watch)
+async def the_route_that_blocks_is_named(subject):
+    _, records = await blocked(subject)
+    named = any("/report" in record.getMessage() for record in records)
+    expect(named, f"/report blocks, and what is logged of it is {records[0].msg!r}")
+
+
+# --- openapi, server_noise -----------------------------------------------------------------------
+
+
+def books(serve):
+    typed, parts = pattern("typed_handlers").typed, pattern("request_parts")
+
+    async def all_books(limit=10):
+        return ["978"][:limit]
+
+    async def book(isbn):
+        return isbn
+
+    all_books.__annotations__ = {"limit": parts.Query[int], "return": list[str]}
+    book.__annotations__ = {"isbn": parts.Path[str], "return": str}
+    routes = [("/books", typed(all_books)), ("/books/{isbn}", typed(book)), ("/openapi", serve)]
+    return app_with(routes=[("GET", *route) for route in routes])
+
+
+def wrong_openapi():
+    return books(snippet("openapi").serve_openapi)
+
+
+def right_openapi():
+    module, describe = pattern("openapi"), pattern("typed_handlers").operation
+    app = books(module.serve_openapi)
+    app.on_startup.append(module.openapi(title="Books", version="1.0.0", describe=describe))
+    return app
+
+
+async def described(app):
+    async with serving(app) as url:
+        status, _, _ = await ask("GET", f"{url}/books/978")
+        _, text, _ = await ask("GET", f"{url}/openapi")
+    expect(status == 200, f"the route itself is answered {status}")
+    return json.loads(text)["paths"]
+
+
+@case("openapi", wrong=wrong_openapi, right=right_openapi)
+async def a_route_that_was_added_is_in_the_document(app):
+    missing = {"/books", "/books/{isbn}"} - set(await described(app))
+    expect(not missing, f"served, and not in the document: {', '.join(missing)}")
+
+
+@case("openapi", wrong=wrong_openapi, right=right_openapi)
+async def a_parameter_that_was_added_is_in_the_document(app):
+    found = (await described(app))["/books"]["get"].get("parameters", [])
+    names = [parameter["name"] for parameter in found]
+    expect(names == ["limit"], f"GET /books takes a limit, and its parameters are {names}")
+
+
+def right_noise():
+    quiet_noise = pattern("server_noise").quiet_noise
+
+    def quiet():
+        logging.getLogger("aiohttp.server").addFilter(quiet_noise(now=lambda: 0.0))
+
+    return quiet
+
+
+async def strangers(quiet):
+    """What the server logs of five malformed requests, and what of a handler that fails."""
+    logger = logging.getLogger("aiohttp.server")
+    async with heard(logger.name, logging.INFO) as (records, _):
+        before = list(logger.filters)
+        quiet()
+        try:
+            async with serving(app_with(routes=[("GET", "/", fail)])) as url:
+                for _ in range(5):
+                    client = await raw(url, b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n")
+                    while await asyncio.get_running_loop().sock_recv(client, 65536):
+                        pass
+                    client.close()
+                malformed = list(records)
+                await ask("GET", url)
+        finally:
+            logger.filters[:] = before
+        return malformed, records[len(malformed) :]
+
+
+@case("server_noise", wrong=lambda: snippet("server_noise").quiet, right=right_noise)
+async def an_error_of_the_service_is_still_logged(quiet):
+    _, own = await strangers(quiet)
+    found = [record for record in own if record.levelno == logging.ERROR and record.exc_info]
+    expect(len(found) == 1, f"a handler raised RuntimeError, and the log has {len(own)} lines of it")
+
+
+@case("server_noise", wrong=lambda: snippet("server_noise").quiet, right=right_noise)
+async def malformed_requests_leave_one_short_line(quiet):
+    malformed, _ = await strangers(quiet)
+    short = all(r.levelno == logging.INFO and not r.exc_info for r in malformed)
+    expect(short, "malformed requests are errors with a traceback")
+    expect(len(malformed) == 1, f"5 malformed requests leave {len(malformed)} lines")

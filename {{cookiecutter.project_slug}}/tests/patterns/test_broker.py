@@ -214,6 +214,30 @@ async def test_who_comes_or_goes_during_a_large_delivery_misses_and_repeats_noth
     assert [*backlog.events, *late] == sent
 
 
+async def test_the_order_holds_when_many_leave_during_a_large_delivery() -> None:
+    broker, got = MemoryBroker(), list[Event]()
+    async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as leaving:
+            await crowd(broker, leaving, ignore)
+            await crowd(broker, leaving, ignore)
+            await stack.enter_async_context(broker.subscribe("t", got.append))
+            first = asyncio.create_task(broker.publish("t", b"1"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        second = await broker.publish("t", b"2")
+        assert got == [await first, second]
+
+
+async def test_after_a_large_delivery_a_small_one_waits_for_nothing() -> None:
+    broker = MemoryBroker()
+    async with AsyncExitStack() as stack:
+        await crowd(broker, stack, ignore)
+        await broker.publish("t", b"")
+    publishing = broker.publish("t", b"")
+    with pytest.raises(StopIteration):
+        publishing.send(None)
+
+
 async def test_the_wiring_of_the_docstring_works() -> None:
     names: dict[str, object] = {"MemoryBroker": MemoryBroker, "web": web}
     block = (pattern.__doc__ or "").split("Wiring::\n\n")[1].split("\n\nNeeds")[0]

@@ -131,7 +131,7 @@ class MemoryBroker:
     def _open(self, topic: str) -> _Topic:
         # Taken out and put back: the dict is ordered by last use.
         state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
-        idle = (name for name, t in self._topics.items() if not (t.subscribers or t.pending))
+        idle = (name for name, t in self._topics.items() if not t.subscribers)
         if len(self._topics) >= self._limit and (name := next(idle, None)) is not None:
             self._floor = max(self._floor, _key(self._topics.pop(name).events[-1].id))
         self._topics[topic] = state
