@@ -1585,7 +1585,7 @@ async def blocked(subject):
             await ask("GET", f"{url}/report")
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):
-                    while not records:  # noqa: ASYNC110
+                    while not records:
                         await asyncio.sleep(0.01)
     return during, records
 
@@ -1687,7 +1687,7 @@ async def strangers(quiet):
 async def an_error_of_the_service_is_still_logged(quiet):
     _, own = await strangers(quiet)
     found = [record for record in own if record.levelno == logging.ERROR and record.exc_info]
-    expect(len(found) == 1, f"a handler raised RuntimeError, and the log has {len(own)} lines of it")
+    expect(len(found) == 1, f"a handler raised RuntimeError, and it left {len(own)} lines")
 
 
 @case("server_noise", wrong=lambda: snippet("server_noise").quiet, right=right_noise)

@@ -19,7 +19,7 @@ class TicketRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: Annotated[
-        str, Field(pattern=r"^/[!-~]*$", max_length=512, examples=["/api/v1/rooms/lobby/ws"])
+        str, Field(pattern=r"^/[!-~]*$", max_length=512, examples=["/api/v1/streams/7"])
     ]
 
 
