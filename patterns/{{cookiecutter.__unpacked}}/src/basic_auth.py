@@ -48,10 +48,9 @@ def hash_password(password: str) -> str:
 def basic_auth(users: Mapping[str, str], *, realm: str) -> Middleware:
     """Let a request through with `USER` set, or raise 401 with a challenge (RFC 7617, section 2).
 
-    `users` maps names to what `hash_password` gave. The first check of a password runs in a
-    thread; that it was right is remembered, as a digest under a key of this process, so that the
-    next ones cost microseconds. An unknown name takes as long as a wrong password. Raises 503
-    when too many first checks are running, ValueError at once for what is no hash.
+    `users` maps names to what `hash_password` gave; ValueError for what is no hash. A password is
+    first checked in a thread (503 when too many are), then known by a digest under a key of this
+    process, which costs microseconds. An unknown name takes as long as a wrong password.
     """
     known = {_normal(name): _parsed(each) for name, each in users.items()}
     nobody = _parsed(hash_password(""))
