@@ -54,7 +54,7 @@ def basic_auth(users: Mapping[str, str], *, realm: str) -> Middleware:
     """
     known = {_normal(name): _parsed(each) for name, each in users.items()}
     nobody = _parsed(hash_password(""))
-    challenge = {hdrs.WWW_AUTHENTICATE: f'Basic realm={json.dumps(realm)}, charset="UTF-8"'}
+    challenge = f'Basic realm={json.dumps(realm)}, charset="UTF-8"'
     key, remembered = os.urandom(32), dict[bytes, None]()
     checking = 0
 
@@ -64,8 +64,7 @@ def basic_auth(users: Mapping[str, str], *, realm: str) -> Middleware:
         if digest in remembered:  # its time tells nothing: no one can aim at a digest
             return True
         if checking >= MAX_CHECKS:
-            busy = "Too many passwords are being checked; try again."
-            raise web.HTTPServiceUnavailable(text=busy, headers={hdrs.RETRY_AFTER: "1"})
+            raise _busy()
         cost, salt, expected = known.get(name, nobody)
         checking += 1
         try:
@@ -74,22 +73,34 @@ def basic_auth(users: Mapping[str, str], *, realm: str) -> Middleware:
             checking -= 1
         if not hmac.compare_digest(found, expected) or name not in known:
             return False
-        if len(remembered) >= MAX_REMEMBERED:
-            del remembered[next(iter(remembered))]
-        remembered[digest] = None
+        _remember(remembered, digest)
         return True
 
     @web.middleware
     async def auth(request: web.Request, handler: Handler) -> web.StreamResponse:
         credentials = _credentials(request)
         if credentials is None or not await is_right(*credentials):
-            raise web.HTTPUnauthorized(
-                text="A name and a password that are valid here are required.", headers=challenge
-            )
+            raise _unauthorized(challenge)
         request[USER] = credentials[0]
         return await handler(request)
 
     return auth
+
+
+def _unauthorized(challenge: str) -> web.HTTPUnauthorized:
+    text = "A name and a password that are valid here are required."
+    return web.HTTPUnauthorized(text=text, headers={hdrs.WWW_AUTHENTICATE: challenge})
+
+
+def _busy() -> web.HTTPServiceUnavailable:
+    text = "Too many passwords are being checked; try again."
+    return web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
+
+
+def _remember(remembered: dict[bytes, None], digest: bytes) -> None:
+    if len(remembered) >= MAX_REMEMBERED:
+        del remembered[next(iter(remembered))]
+    remembered[digest] = None
 
 
 def _credentials(request: web.Request) -> tuple[str, str] | None:
