@@ -83,8 +83,8 @@ async def refused(url: str) -> bool:
     host, _, port = url.removeprefix("http://").partition(":")
     try:
         _, writer = await asyncio.open_connection(host, int(port))
-    except ConnectionRefusedError:
-        return True
+    except (ConnectionRefusedError, ConnectionResetError):
+        return True  # reset: it waited to be accepted when the listener closed
     writer.close()
     return False
 
