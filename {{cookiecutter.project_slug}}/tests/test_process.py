@@ -71,14 +71,12 @@ def test_without_settings_it_says_what_is_missing_and_exits_2(tmp_path: Path) ->
     ]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"APP_JWT_SECRET": "short"}, {"APP_PROT": "1"}, {"APP_PORT": "http"}]
-)
-def test_a_wrong_setting_is_one_line_and_exit_2(tmp_path: Path, wrong: dict[str, str]) -> None:
+def test_each_wrong_setting_is_one_line_and_the_exit_is_2(tmp_path: Path) -> None:
+    wrong = {"APP_JWT_SECRET": "short", "APP_PROT": "1", "APP_PORT": "http"}
     done = run(cwd=tmp_path, **PROD | wrong)
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{next(iter(wrong))}: ")
+    names = [line.split(": ")[0] for line in done.stderr.splitlines()]
+    assert sorted(names) == sorted(wrong)
 
 
 def test_a_port_in_use_is_one_line_and_exit_1(tmp_path: Path) -> None:
