@@ -9,7 +9,7 @@ Wiring::
     app.cleanup_ctx.append(keys.background)
     verify = jwks_verifier(keys, policy)
 
-Needs: aiohttp>=3.14.4, pyjwt[crypto]>=2.13
+Needs: aiohttp>=3.14.4, pyjwt[crypto]>=2.14
 Order: its cleanup context after the one that opens the session.
 Not: discovery or Cache-Control. A key has to be published a cooldown before it signs; one replaced
     under the same `kid` is noticed by the background refresh, not by tokens. Stale keys are served

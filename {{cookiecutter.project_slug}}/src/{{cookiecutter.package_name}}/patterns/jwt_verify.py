@@ -8,7 +8,7 @@ Wiring::
     policy = TokenPolicy(issuer="https://issuer.example", audience="my-service")
     verify = hs256_verifier(secret, policy)
 
-Needs: pyjwt[crypto]>=2.13
+Needs: pyjwt[crypto]>=2.14
 Order: none; `jwt_auth(verify=verify)` calls it for tokens that are not in its cache.
 Not: scopes and subject, which `jwt_auth.py` reads; revocation before `exp`.
 """
