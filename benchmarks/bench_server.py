@@ -2,9 +2,9 @@
 
     python bench_server.py PATH_OF_GENERATED_SERVICE {adaptive,none,bare,NUMBER} [--loop uvloop]
 
-Middlewares, callbacks, contexts and server options are the service's own. `none` and a NUMBER are
-its own settings too: a fixed limit out of reach, and that limit. `bare` is aiohttp by itself.
-The address is printed as soon as it listens.
+All but these routes is the service's own, its server too. `none` and a NUMBER are its own settings
+too: a fixed limit out of reach, and that limit. `bare` is aiohttp by itself. The address is printed
+as soon as it listens.
 """
 
 import argparse
@@ -114,7 +114,10 @@ def service(folder: Path, limit: str, **given: object) -> Serve:
     never_shed = part(".patterns.backpressure").never_shed
     app.router.add_get("/state", public(never_shed(state)))
     drain = app[part(".app").DRAIN]
-    listen = part(".patterns.drain").Listen(port=0, options=part(".__main__").OPTIONS)
+    main = part(".__main__")
+    listen = part(".patterns.drain").Listen(
+        port=0, options=main.OPTIONS, prepare=main.before_routing
+    )
 
     def listening(urls: Sequence[str]) -> None:
         announce(urls[0])

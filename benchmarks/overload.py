@@ -376,9 +376,10 @@ def report(results: dict[str, dict[str, list[Figures]]], loop: str, output: Path
 
 
 def save(results: dict[str, dict[str, list[Figures]]], loop: str, output: Path) -> None:
-    """Write what there is; scenarios that did not run this time keep what the file has of them."""
+    """Write what there is; what did not run this time keeps what the file has of it."""
     output.parent.mkdir(exist_ok=True)
     known = json.loads(output.read_text())["results"] if output.exists() else {}
+    results = {name: known.get(name, {}) | limits for name, limits in results.items()}
     facts = {"loop": loop, "python": platform.python_version(), "machine": platform.machine()}
     document = facts | {"results": known | results}
     output.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,12 +1,14 @@
 """Soak: cycles of mixed faults, and after each the numbers that must not grow.
 
-    python benchmarks/soak.py PATH_OF_GENERATED_SERVICE [--minutes 3] [--quick]
+    python benchmarks/soak.py PATH_OF_GENERATED_SERVICE [--minutes 5] [--quick]
 
-Run it with the Python of the service's environment. A cycle is about 300 requests: good ones,
-every fault of an upstream, clients that leave in the middle of a request, an answer, a body or a
-stream, garbage, half a head, and a burst above the limit. Then the service rests, and its tasks,
-open files, permits, streams and memory are read. The first fifth of the run warms up; from then on
-nothing may be higher at the end than at the beginning, memory by at most 50 KiB a cycle.
+Run it with the Python of the service's environment. A cycle is about 300 requests: every fault of
+an upstream by itself, so that it is seen as what it is, then all at once, which opens the breaker;
+good ones, clients that leave in the middle of a request, an answer, a body or a stream, garbage,
+half a head, and a burst above the limit. Then the service rests until the breaker lets a call
+through, which must close it, and its tasks, open files, permits, streams and memory are read. The
+first fifth of the run warms up; from then on nothing may be higher at the end than at the
+beginning, memory by at most 50 KiB a cycle. Each fault must have had its own status each time.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from faults import FAULTS, Upstream  # noqa: E402
 from running import Service  # noqa: E402
 
 GROWTH = 50 * 1024  # bytes a cycle
+COOLDOWN = 5.0  # seconds that the breaker stays open
+EUR = "/api/v1/rates/EUR"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,17 @@ async def get(service: Service, path: str, seen: Counter[str]) -> None:
     seen[str((await service.get(path)).status)] += 1
 
 
+async def each_fault(service: Service, seen: Counter[str]) -> None:
+    """One after the other, with a good call after each, so that the breaker stays closed."""
+    for currency, (_, status) in FAULTS.items():
+        answer = await service.get(f"/api/v1/rates/{currency}")
+        seen[f"{currency} {'as it is' if answer.status == status else 'else'}"] += 1
+        for _ in range(2):  # a failure is retried, and each attempt was counted
+            await get(service, EUR, seen)
+
+
 async def cycle(service: Service, seen: Counter[str]) -> None:
+    await each_fault(service, seen)
     room = "/api/v1/rooms/lobby"
     body = head(service, "POST", f"{room}/messages", **{"Content-Length": "100"})
     socket = head(
@@ -80,16 +94,18 @@ async def cycle(service: Service, seen: Counter[str]) -> None:
     ]
     faults = [get(service, f"/api/v1/rates/{currency}", seen) for currency in FAULTS]
     good = [get(service, f"{room}/messages", seen) for _ in range(20)]
-    good += [get(service, "/api/v1/rates/EUR", seen) for _ in range(20)]
+    good += [get(service, EUR, seen) for _ in range(20)]
     await asyncio.gather(*broken, *faults, *good)
     burst = [get(service, "/cpu/20", seen) for _ in range(200)]
     for result in await asyncio.gather(*burst, return_exceptions=True):
         seen["lost"] += isinstance(result, BaseException)
 
 
-async def rest(service: Service) -> Rest:
-    """The numbers once nothing is under way: the lowest of some readings."""
-    await asyncio.sleep(0.3)
+async def rest(service: Service, seen: Counter[str]) -> Rest:
+    """The numbers once nothing is under way and the breaker has closed: the lowest of some."""
+    await asyncio.sleep(COOLDOWN + 0.5)
+    closed = (await service.get(EUR)).status == 200
+    seen["breaker closed" if closed else "breaker still open"] += 1
     found: list[Rest] = []
     for _ in range(3):
         state = json.loads((await service.get("/state")).body)
@@ -103,7 +119,7 @@ async def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("service", type=Path)
-    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--quick", action="store_true", help="half a minute")
     given = parser.parse_args()
     seconds = 30.0 if given.quick else given.minutes * 60
@@ -133,19 +149,20 @@ async def soaked(service: Service, seconds: float) -> tuple[list[Rest], Counter[
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         await cycle(service, seen)
-        readings.append(await rest(service))
+        readings.append(await rest(service, seen))
         if len(readings) % 10 == 1:
             print(f"cycle {len(readings):4} {readings[-1]}", flush=True)
     return readings, seen
 
 
 def judge(readings: list[Rest], seen: Counter[str]) -> bool:
-    """Print the figures, and tell whether something grew."""
+    """Print the figures, and tell whether something grew or was not as it should be."""
     steady = readings[len(readings) // 5 :]
     part = max(1, len(steady) // 4)
     first, last = steady[:part], steady[-part:]
-    grew = False
+    wrong = [what for what in seen if what.endswith(("else", "still open"))]
     print(f"{len(readings)} cycles, answers {dict(sorted(seen.items()))}")
+    grew = bool(wrong)
     for name in ("tasks", "permits", "streams", "waiting", "files"):
         before, after = (median(getattr(r, name) for r in group) for group in (first, last))
         grew |= after > before

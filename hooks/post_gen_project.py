@@ -1,5 +1,6 @@
 """Give the new service a secret for development, and say what to do next; safe to run again."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -12,6 +13,10 @@ try:
         env.write(f"APP_JWT_SECRET={secrets.token_hex(32)}\n")
 except FileExistsError:
     pass
+
+for folder in (".github/workflows", ".github"):
+    with contextlib.suppress(OSError):  # not empty: there is continuous integration
+        os.rmdir(folder)
 
 print(
     f"""

@@ -30,7 +30,7 @@ TAKEN = set(
     markdown_it_py mdurl multidict mypy mypy_extensions mypyc offapi packaging pathspec pip
     pkg_resources pluggy prometheus_client propcache py pycparser pydantic pydantic_core
     pydantic_settings pygments pyjwt pytest pytest_aiohttp pytest_asyncio pytest_cov
-    python_dotenv redis rich ruff setuptools typing_extensions typing_inspection uv wheel
+    python_dotenv redis rich ruff setuptools supervisor typing_extensions typing_inspection uv wheel
     yarl""".split()
 )
 SOFT_KEYWORDS = {"case", "match", "type"}
@@ -54,8 +54,9 @@ def problems(answers):
         and not re.fullmatch(r"""[^\s@<>()",:;\\]+@[^\s@<>()",:;\\]+""", email)
     ):
         yield f"author_email {email!a} is not an address: leave it empty or use 'ada@example.org'."
-    if not isinstance(answers["example_api"], bool):
-        yield f"example_api {answers['example_api']!a} is not an answer: use yes or no."
+    for name in ("example_api", "redis", "docker"):
+        if not isinstance(answers[name], bool):
+            yield f"{name} {answers[name]!a} is not an answer: use yes or no."
     asked_slug, package_name = answers["__project_slug_as_answered"], answers["package_name"]
     bad_slug = list(slug(asked_slug))
     yield from bad_slug

@@ -1,13 +1,14 @@
 """Every answer either gives a valid service or is refused with one sentence, nothing written."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Bake, generate, literally
+from conftest import ROOT, Bake, Baked, generate, literally
 from cookiecutter.exceptions import FailedHookException
 from markdown_it import MarkdownIt
 
@@ -32,7 +33,10 @@ REFUSED = [
     *(("author_name", name) for name in ("Lovelace, Ada", "two\nlines", "x" * 101, "pad ")),
     *(("author_email", mail) for mail in ("nobody", "a@b@c", "a b@c", "<a@b>", '"a"@b', "a@b\n")),
     ("author_email", "a" * 250 + "@b.cd"),
-    ("example_api", "maybe"),
+    *((name, "maybe") for name in ("example_api", "redis", "docker")),
+    *(("redis", answer) for answer in ("", "None", "2", "redis://127.0.0.1")),
+    *(("ci", name) for name in ("maybe", "gitlab", "GitHub", "", "yes")),
+    *(("license", name) for name in ("GPL-3.0", "mit", "")),
 ]
 
 HOSTILE = [
@@ -79,11 +83,14 @@ def test_a_bad_answer_is_refused_in_one_sentence_and_nothing_is_left(
 ) -> None:
     out = tmp_path / "deep" / "out"
     out.mkdir(parents=True)
-    answer = value if name == "example_api" else literally(value)
+    chosen = name in {"example_api", "redis", "docker", "ci", "license"}
+    answer = value if chosen else literally(value)
     with pytest.raises((FailedHookException, ValueError)) as refusal:
         generate(template, out, {name: answer})
     assert [*tmp_path.rglob("*")] == [out.parent, out]
-    if isinstance(refusal.value, ValueError):  # newer cookiecutters check a boolean themselves
+    if isinstance(
+        refusal.value, ValueError
+    ):  # cookiecutter checks a choice itself, newer ones a boolean
         assert name in str(refusal.value)
         return
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(name)]
@@ -124,23 +131,23 @@ def test_a_refused_answer_leaves_an_existing_project_alone(template: Path, tmp_p
     assert [file.name for file in existing.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("value", ["no", "n", "false", "False", "0", "off"])
-def test_the_command_line_can_say_no_to_the_example(
-    value: str, template: Path, tmp_path: Path, bake: Bake
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [
+        *((value, False) for value in ("no", "n", "false", "False", "f", "0", "off")),
+        *((value, True) for value in ("yes", "y", "true", "True", "t", "1", "on")),
+    ],
+)
+def test_the_command_line_can_say_yes_and_no(
+    value: str, means: bool, template: Path, tmp_path: Path, bake: Bake
 ) -> None:
-    command = [CLI, "--no-input", "-o", str(tmp_path), str(template), f"example_api={value}"]
-    subprocess.run(command, capture_output=True, check=True)
-    made = (tmp_path / "my-service" / "README.md").read_text()
-    assert made == bake(example_api=False).read("README.md")
-    assert made != bake(example_api=True).read("README.md")
-
-
-def test_the_command_line_can_say_yes_to_the_example(
-    template: Path, tmp_path: Path, bake: Bake
-) -> None:
-    command = [CLI, "--no-input", "-o", str(tmp_path), str(template), "example_api=yes"]
-    subprocess.run(command, capture_output=True, check=True)
-    assert (tmp_path / "my-service" / "README.md").read_text() == bake().read("README.md")
+    booleans = ("example_api", "redis", "docker")
+    command = [CLI, "--no-input", "-o", str(tmp_path), str(template)]
+    subprocess.run(
+        [*command, *(f"{name}={value}" for name in booleans)], capture_output=True, check=True
+    )
+    wanted = bake(example_api=means, redis=means, docker=means)
+    assert Baked(tmp_path / "my-service").tree() == wanted.tree()
 
 
 @pytest.mark.parametrize(
@@ -191,13 +198,15 @@ def test_free_text_survives_into_toml_markdown_and_the_licence(text: str, bake: 
         assert {child.type for child in inline.children or []} == {"text"}
         assert "".join(child.content for child in inline.children or []) == text
     assert f"Copyright (c) {author}\n" in service.read("LICENSE")
-    only_text = {"pyproject.toml", "README.md", "LICENSE"}
+    kept = json.loads(service.read(".answers.json"))
+    assert (kept["project_name"], kept["description"], kept["author_name"]) == (text, text, author)
+    only_text = {".answers.json", "pyproject.toml", "README.md", "LICENSE"}
     plain = bake(project_slug="order-desk").tree()
     assert {name for name, data in service.tree().items() if plain[name] != data} == only_text
 
 
 def test_an_answer_that_is_typed_is_not_run_as_jinja(template: Path, tmp_path: Path) -> None:
-    typed = ["{{ 7 * 7 }}", "order-desk", "", "{% raw", "", "", "", ""]
+    typed = ["{{ 7 * 7 }}", "order-desk", "", "{% raw", *[""] * 7]
     subprocess.run(
         [CLI, "-o", str(tmp_path), str(template)],
         input="\n".join(typed) + "\n",
@@ -227,3 +236,11 @@ def test_every_question_is_asked_in_a_human_sentence() -> None:
     questions = [name for name in context if not name.startswith("_")]
     assert [*context["__prompts__"]] == questions
     assert all("?" in sentence for sentence in context["__prompts__"].values())
+
+
+def test_the_readme_tells_of_every_question() -> None:
+    context = json.loads((ROOT / "cookiecutter.json").read_text())
+    _, _, after = (ROOT / "README.md").read_text().partition("\n## The questions\n")
+    rows = [line for line in after.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert told == [name for name in context if not name.startswith("_")]

@@ -11,23 +11,47 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from answers import CHOICES, COMBINATIONS, EVERY, PAIRS, title
 from conftest import LICENSES, ROOT, Bake, Baked, generate
 
-COMBINATIONS = [
-    {"license": terms, "example_api": example}
-    for terms, example in itertools.product(LICENSES, (True, False))
-]
 CLI = str(Path(sys.executable).with_name("cookiecutter"))
 
 
-@pytest.fixture(params=COMBINATIONS, ids=lambda answers: "-".join(map(str, answers.values())))
-def service(request: pytest.FixtureRequest, bake: Bake) -> Baked:
-    return bake(**request.param)
+@pytest.fixture(params=COMBINATIONS, ids=title)
+def answers(request: pytest.FixtureRequest) -> dict[str, object]:
+    found: dict[str, object] = request.param
+    return found
+
+
+@pytest.fixture
+def service(answers: dict[str, object], bake: Bake) -> Baked:
+    return bake(**answers)
+
+
+def test_the_few_combinations_show_every_pair_of_answers() -> None:
+    def pairs(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
+        return {pair for row in rows for pair in itertools.combinations(row.items(), 2)}
+
+    assert pairs(PAIRS) == pairs(EVERY)
+    assert len(EVERY) == 64
+
+
+def test_every_question_with_few_answers_is_combined() -> None:
+    context = json.loads((ROOT / "cookiecutter.json").read_text())
+    asked = {
+        question: {*answer} if isinstance(answer, list) else {True, False}
+        for question, answer in context.items()
+        if not question.startswith("_") and not isinstance(answer, str)
+    }
+    assert {question: {*answers} for question, answers in CHOICES.items()} == asked
 
 
 def test_nothing_is_left_unrendered(service: Baked) -> None:
     for name, data in service.tree().items():
-        assert not re.search(r"\{\{|\{%|\{#|#%|cookiecutter", name + data.decode()), name
+        text = data.decode()
+        if name.startswith(".github/"):
+            text = re.sub(r"\$\{\{ [\w.()=' ]+ \}\}", "", text)  # GitHub's own expressions
+        assert not re.search(r"\{\{|\{%|\{#|#%|cookiecutter", name + text), name
 
 
 def test_no_folder_is_empty(service: Baked) -> None:
@@ -45,14 +69,21 @@ def test_every_file_is_tidy_text(service: Baked) -> None:
         assert not text or text.endswith("\n"), name
 
 
-def test_the_same_answers_give_the_same_bytes(service: Baked, bake: Bake) -> None:
-    answers = {
-        "license": (
-            tomllib.loads(service.read("pyproject.toml"))["project"].get("license", "none")
-        ),
-        "example_api": "rooms" in service.read("README.md"),
-    }
+def test_the_same_answers_give_the_same_bytes(
+    answers: dict[str, object], service: Baked, bake: Bake
+) -> None:
     assert bake(fresh=True, **answers).tree() == service.tree()
+
+
+def test_the_answers_are_kept(answers: dict[str, object], service: Baked) -> None:
+    kept = json.loads(service.read(".answers.json"))
+    context = json.loads((ROOT / "cookiecutter.json").read_text())
+    assert {*kept} == {question for question in context if not question.startswith("_")}
+    assert kept | answers == kept
+
+
+def test_the_answers_that_were_kept_give_the_same_service(service: Baked, bake: Bake) -> None:
+    assert bake(fresh=True, **json.loads(service.read(".answers.json"))).tree() == service.tree()
 
 
 @pytest.mark.parametrize("license_", LICENSES)
@@ -64,7 +95,7 @@ def test_the_licence_decides_the_licence_alone(license_: str, bake: Bake) -> Non
         for key in ("license", "license-files", "classifiers"):
             table["project"].pop(key, None)
     assert project == plain
-    differing = {"LICENSE", "README.md", "pyproject.toml"}
+    differing = {".answers.json", ".dockerignore", "LICENSE", "README.md", "pyproject.toml"}
     mine, theirs = service.tree(), other.tree()
     assert {n: d for n, d in mine.items() if n not in differing} == {
         n: d for n, d in theirs.items() if n not in differing
@@ -96,6 +127,13 @@ def test_without_the_example_nothing_refers_to_it(bake: Bake) -> None:
             assert not found, f"{name}: {found}"
 
 
+def test_without_continuous_integration_nothing_refers_to_it(bake: Bake) -> None:
+    with_it, without = bake().tree(), bake(ci="none").tree()
+    gone = {name for name in with_it if name not in without}
+    assert gone == {".github/dependabot.yml", ".github/workflows/check.yml"}
+    assert {n for n, data in without.items() if with_it[n] != data} == {".answers.json"}
+
+
 def test_no_file_speaks_of_choices(service: Baked) -> None:
     for name, data in service.tree().items():
         assert not re.search(r"if you (chose|choose|selected|answered)", data.decode()), name
@@ -108,13 +146,13 @@ def test_no_file_names_a_machine_or_an_index(service: Baked) -> None:
         assert not re.search(places, data.decode()), name
 
 
-@pytest.mark.parametrize("name", ["run", "dev"])
+@pytest.mark.parametrize("name", ["run", "dev", "audit"])
 def test_locks_are_hashed_and_hold_what_is_declared(name: str, bake: Bake) -> None:
     service = bake()
     project = tomllib.loads(service.read("pyproject.toml"))
-    declared = list(project["project"]["dependencies"])
-    if name == "dev":
-        declared += project["dependency-groups"]["dev"]
+    groups = {"run": [], **project["dependency-groups"]}
+    declared = project["project"]["dependencies"] if name != "audit" else []
+    declared = [*declared, *groups[name]]
     pins = pinned(service, name)
     assert {re.split(r"[\[><=]", need)[0] for need in declared} <= pins.keys()
     assert all("--hash=sha256:" in pin for pin in pins.values())
@@ -123,6 +161,14 @@ def test_locks_are_hashed_and_hold_what_is_declared(name: str, bake: Bake) -> No
 def test_both_locks_pin_the_same(bake: Bake) -> None:
     run, dev = pinned(bake(), "run"), pinned(bake(), "dev")
     assert {name: pin for name, pin in dev.items() if name in run} == run
+
+
+@pytest.mark.parametrize("name", ["run", "dev"])
+def test_redis_adds_to_the_locks_and_changes_no_pin(name: str, bake: Bake) -> None:
+    without, having = pinned(bake(redis=False), name), pinned(bake(redis=True), name)
+    only = {"async-timeout", "redis", *(["supervisor"] if name == "dev" else [])}
+    assert having.keys() - without.keys() == only
+    assert without.items() <= having.items()
 
 
 def pinned(service: Baked, name: str) -> dict[str, str]:
@@ -213,7 +259,13 @@ def test_every_question_changes_what_is_generated(bake: Bake) -> None:
         "author_email": "ada@example.org",
         "license": "none",
         "example_api": False,
+        "redis": True,
+        "docker": False,
+        "ci": "none",
     }
     assert other.keys() == {name for name in context if not name.startswith("_")}
+    plain.pop(".answers.json")
     for name, answer in other.items():
-        assert bake(**{name: answer}).tree() != plain, name
+        made = bake(**{name: answer}).tree()
+        made.pop(".answers.json")
+        assert made != plain, name

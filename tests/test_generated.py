@@ -21,7 +21,19 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Bake, Baked
 
-COMMANDS = ["help", "install", "run", "test", "check", "token", "tour", "lock", "clean"]
+COMMANDS = [
+    "help",
+    "install",
+    "run",
+    "test",
+    "check",
+    "token",
+    "tour",
+    "lock",
+    "audit",
+    "sbom",
+    "clean",
+]
 UV = Path(sys.executable).with_name("uv")
 PRODUCTION = {"APP_ENV": "prod", "APP_JWT_ISSUER": "issuer", "APP_JWT_AUDIENCE": "audience"}
 SECRET = "0123456789abcdef" * 4
@@ -53,15 +65,19 @@ def path_with(uv: bool, folder: Path) -> str:
 
 @pytest.fixture(
     scope="module",
-    params=[(True, "pip"), (False, "uv")],
-    ids=["example-pip", "bare-uv"],
+    params=[
+        ({}, "pip"),
+        ({"example_api": False, "docker": False, "ci": "none"}, "uv"),
+        ({"redis": True}, "uv"),
+    ],
+    ids=["default-pip", "bare-uv", "redis-uv"],
 )
 def service(
     request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:
-    """One combination installed by pip, the other by uv; a changed lock gets a new environment."""
-    example_api, installer = request.param
-    baked = bake(fresh=True, example_api=example_api)
+    """Few combinations, by pip and by uv; a changed lock gets a new environment."""
+    answers, installer = request.param
+    baked = bake(fresh=True, **answers)
     lock = hashlib.sha256(baked.read("requirements/dev.txt").encode()).hexdigest()[:8]
     env = {"PATH": path_with(installer == "uv", tmp_path_factory.mktemp("bin"))}
     venv = ROOT / "build" / f"service-{installer}-{lock}"
@@ -92,21 +108,6 @@ def test_installing_twice_does_nothing_the_second_time(service: Installed) -> No
 def test_make_alone_lists_every_command(service: Installed) -> None:
     listed = re.findall(r"^make (\w+) +\S", service.make().stdout, re.MULTILINE)
     assert listed == COMMANDS
-
-
-def test_the_readme_has_every_command_with_and_without_make(service: Installed) -> None:
-    readme, makefile = service.baked.read("README.md"), service.baked.read("Makefile")
-    assert re.findall(r"^\| `make (\w+)`", readme, re.MULTILINE) == COMMANDS[1:]
-    recipes = re.findall(r"^\t@?((?:APP_ENV=dev )?\$\(BIN\)/.*)$", makefile, re.MULTILINE)
-    for recipe in recipes:
-        raw = recipe.replace("$(BIN)", ".venv/bin")
-        if "secrets" not in raw and " pip install" not in raw:
-            assert raw.partition(" --sub")[0] in readme
-    for option in (
-        "--require-hashes -r requirements/dev.txt",
-        "--no-deps --no-build-isolation -e .",
-    ):
-        assert f".venv/bin/python -m pip install {option}" in readme
 
 
 def test_the_readme_lists_exactly_the_settings_there_are(service: Installed) -> None:
@@ -235,6 +236,5 @@ def test_make_clean_leaves_what_was_generated(service: Installed, bake: Bake) ->
     shutil.copytree(service.baked.path / "src", service.baked.path / "build")
     assert service.baked.run("make", "clean").returncode == 0
     left = {str(p.relative_to(service.baked.path)) for p in service.baked.path.rglob("*")}
-    example_api = "rooms" in service.baked.read("README.md")
-    fresh = bake(fresh=True, example_api=example_api).path
+    fresh = bake(fresh=True, **json.loads(service.baked.read(".answers.json"))).path
     assert left == {str(path.relative_to(fresh)) for path in fresh.rglob("*")}

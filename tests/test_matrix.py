@@ -6,21 +6,25 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LICENSES, Bake
+from conftest import Bake
 from test_generated import Installed, path_with, running, status
 
 pytestmark = pytest.mark.matrix
 PYTHONS = os.environ.get("PYTHONS", "python3.11 python3.12 python3.13").split()
 
 
-@pytest.mark.parametrize("example_api", [True, False], ids=["example", "bare"])
+@pytest.mark.parametrize(
+    "answers",
+    [{}, {"example_api": False, "redis": True, "docker": False, "ci": "none"}],
+    ids=["default", "the other answers"],
+)
 @pytest.mark.parametrize("uv", [True, False], ids=["uv", "pip"])
 @pytest.mark.parametrize("python", PYTHONS)
 def test_run_and_test_pass_from_nothing(
-    python: str, uv: bool, example_api: bool, bake: Bake, tmp_path: Path
+    python: str, uv: bool, answers: dict[str, object], bake: Bake, tmp_path: Path
 ) -> None:
     (tmp_path / "bin").mkdir()
-    baked = bake(fresh=True, example_api=example_api)
+    baked = bake(fresh=True, **answers)
     env = {"PATH": path_with(uv, tmp_path / "bin"), "PYTHON": python}
     service = Installed(baked, baked.path / ".venv", env)
     started = time.monotonic()
@@ -36,16 +40,3 @@ def test_run_and_test_pass_from_nothing(
     with running(service) as base:
         assert status(f"{base}/livez") == 200
     shutil.rmtree(baked.path)
-
-
-@pytest.mark.parametrize("license_", LICENSES)
-@pytest.mark.parametrize("example_api", [True, False], ids=["example", "bare"])
-def test_every_combination_passes_its_check(
-    license_: str, example_api: bool, bake: Bake, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    baked = bake(license=license_, example_api=example_api)
-    venv = tmp_path_factory.getbasetemp() / "shared"  # one environment for all, one at a time
-    folder = tmp_path_factory.mktemp("bin")
-    service = Installed(baked, venv, {"PATH": path_with(True, folder), "PYTHON": PYTHONS[0]})
-    done = service.make("check")
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,7 @@ FOLDER = "{{cookiecutter.__unpacked}}"  # this one's name in the template
 PACKAGE = "{{cookiecutter.package_name}}.patterns"  # how tests in the template name the shelf
 HEADER = re.compile(r"# aiohttp-template (\S+), \S+, sha256 ([0-9a-f]{12})\.\n# Compare.*\n")
 # A symbolic link as a text file: what a zip archive, and git without symbolic links, leave behind.
-LINK = re.compile(r"\.\./[^\n]+\.py")
+LINK = re.compile(r"\.\./[^\n]+\.py(\{% endif %\})?")
 NO_SOURCES = """\
 The template came without symbolic links (a zip archive, or git with core.symlinks=false), and the
 files they point to were not found, so nothing was written. Use the address of the git repository,

@@ -21,8 +21,14 @@ PROVIDES = {
     "pydantic": {"pydantic", "pydantic_core"},
     "pydantic-core": {"pydantic_core"},
     "pyjwt[crypto]": {"cryptography", "jwt"},
+    "redis": {"redis"},
 }
 NAMES = sorted(path.stem for path in (FOLDER / "src").glob("*.py"))
+
+
+def stem(path: Path) -> str:
+    """The name of a module, of which the file may depend on an answer."""
+    return re.sub(r"\{%.*?%\}", "", path.name).removesuffix(".py")
 
 
 def source(name: str, folder: Path = FOLDER) -> str:

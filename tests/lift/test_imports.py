@@ -18,6 +18,7 @@ from shelf import (
     its_test,
     needs,
     source,
+    stem,
 )
 
 TOOLS = {"aiohttp", "multidict", "pytest", "pytest_aiohttp", "pytest_asyncio", "yarl"}
@@ -89,11 +90,14 @@ def test_a_docstring_can_be_read_by_a_machine(name: str) -> None:
 
 def test_the_shelf_has_every_pattern_of_the_service_from_one_source() -> None:
     for own, folder in ((SERVICE_SOURCES, "src"), (SERVICE_TESTS, "tests")):
-        wanted = {path.stem for path in own.glob("*.py")} - {"__init__"}
+        wanted = {
+            path.name: stem(path) for path in own.glob("*.py*") if "__init__" not in path.name
+        }
         linked = {path for path in (FOLDER / folder).glob("*.py") if path.is_symlink()}
-        assert {path.stem for path in linked} == wanted
+        assert {path.stem for path in linked} == set(wanted.values())
         for path in linked:
-            assert path.resolve() == own / path.name
+            assert path.resolve().parent == own
+            assert wanted[path.resolve().name] == path.stem
             assert not path.readlink().is_absolute()
 
 

@@ -1,6 +1,11 @@
+import asyncio
 from typing import Any
 
+from aiohttp import web
+
+from {{cookiecutter.package_name}}.__main__ import before_routing
 from {{cookiecutter.package_name}}.app import create_app
+from {{cookiecutter.package_name}}.patterns.jwt_auth import public
 
 from .conftest import make_settings
 
@@ -31,3 +36,33 @@ def test_the_session_is_there_before_what_needs_it() -> None:
         "client_session",
         "jwks",
     ]
+
+
+async def test_what_is_too_much_is_refused_before_the_application_is_entered() -> None:
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    @public
+    async def slow(request: web.Request) -> web.Response:
+        begun.set()
+        await done.wait()
+        return web.Response()
+
+    app = create_app(make_settings(adaptive_concurrency=False, max_concurrency=1), lambda _: None)
+    app.router.add_get("/slow", slow)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    before_routing(runner)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        first, second = [await asyncio.open_connection(*runner.addresses[0]) for _ in range(2)]
+        first[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await begun.wait()
+        # The application itself would begin with 100, middlewares or not.
+        second[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
+        assert (await second[0].readline()).split()[1] == b"503"
+        done.set()
+        assert (await first[0].readline()).split()[1] == b"200"
+    finally:
+        for _, writer in (first, second):
+            writer.close()
+        await runner.cleanup()

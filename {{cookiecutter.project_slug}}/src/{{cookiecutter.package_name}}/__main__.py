@@ -5,13 +5,15 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 
-from .app import ADMIN, DRAIN, create_app
+from .app import ADMIN, DRAIN, EARLY, create_app
 from .dev import dev_token
 from .patterns.drain import Listen
 from .patterns.json_logging import configure_logging, console_line, json_line
@@ -23,7 +25,7 @@ from .settings import Settings, SettingsError, load_settings
 
 logger = logging.getLogger(__package__)
 
-NO_ADDRESS = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
+NO_ADDRESS = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EBADF, errno.ENOTSOCK}
 OPTIONS = {
     "keepalive_timeout": 75.0,  # seconds; longer than load balancers keep theirs (60)
     "lingering_time": 2.0,  # seconds that a refused body is still read and thrown away
@@ -31,12 +33,14 @@ OPTIONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service, or print a development token; the result is the exit code.
+    """Run the service, check its settings, or print a token; the result is the exit code.
 
     0 after a drain, 1 when the address is taken, 2 when the settings are wrong.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}")
-    token = parser.add_subparsers(dest="command").add_parser("token", help="print a token")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("check", help="check the settings, and no more")
+    token = commands.add_parser("token", help="print a token")
     token.add_argument("--sub", default="dev", help="whom it is for")
     token.add_argument("--scope", default="", help="scopes, separated by spaces")
     given = parser.parse_args(arguments)
@@ -44,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         if given.command == "token":
             sys.stdout.write(_token(settings, given.sub, given.scope) + "\n")
+        if given.command is not None:
             return 0
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
@@ -83,20 +88,23 @@ async def _serve(settings: Settings, write: Callable[[bytes], object]) -> None:
         admin = app[ADMIN], Listen(host=settings.host, port=settings.admin_port)
     if "jwt_secret" not in settings.model_fields_set and settings.jwt_jwks_url is None:
         logger.warning("APP_JWT_SECRET is not set: only tokens of the demo page are accepted")
-    listen = Listen(
-        host=settings.host, port=settings.port, options=OPTIONS, prepare=_answer_broken_bytes
-    )
-    await app[DRAIN].serve(app, listen, admin=admin, on_listening=_listening)
+    listen = Listen(host=settings.host, port=settings.port, options=OPTIONS, prepare=before_routing)
+    if settings.listen_fd is not None:
+        listen = replace(listen, sock=socket.socket(fileno=settings.listen_fd))
+    await app[DRAIN].serve(app, listen, admin=admin, on_listening=_tell)
     logger.info("stopped")
 
 
-def _answer_broken_bytes(runner: web.AppRunner) -> None:
+def before_routing(runner: web.AppRunner) -> None:
+    """Answer, where middlewares do not see it yet, what is no HTTP and what is too much."""
     server = runner.server
     if server is not None:
         server.request_factory = parser_problems(server.request_factory, API_HEADERS)
+        if hasattr(server, "request_handler"):  # undocumented; without it the middleware does all
+            server.request_handler = runner.app[EARLY](server.request_handler)
 
 
-def _listening(urls: Sequence[str]) -> None:
+def _tell(urls: Sequence[str]) -> None:
     logger.info("listening on %s", ", ".join(urls))
 
 

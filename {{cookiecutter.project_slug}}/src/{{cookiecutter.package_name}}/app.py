@@ -14,25 +14,24 @@ from . import api
 from .api.keys import BROKER, DEV_TOKEN, HUB, STREAMS, TICKETS
 from .dev import dev_token, request_line
 from .documentation import add_documentation
+from .events import event_broker
 from .operations import PROBES, Counted, operation_routes, show_numbers
 from .patterns.adaptive_limit import AdaptiveLimit
-from .patterns.backpressure import FixedLimit, Limit, Permits, backpressure
+from .patterns.backpressure import FixedLimit, Limit, Permits, Serve, backpressure, refuse_early
 from .patterns.body import bounded_body
 from .patterns.breaker import CircuitBreaker
-from .patterns.broker import MemoryBroker
 from .patterns.cheap_refusal import cheap_refusal
 from .patterns.client_session import SESSION, ClientLimits, client_session
 from .patterns.cors import cors_headers, cors_preflight
 from .patterns.drain import Drain
 from .patterns.errors import errors, note_started, problem_document
-from .patterns.json_logging import json_line
 from .patterns.jwks import JWKS
 from .patterns.jwt_auth import AUTH_FAILURE, CLAIMS, Claims, jwt_auth
 from .patterns.jwt_verify import TokenPolicy, hs256_verifier, jwks_verifier
 from .patterns.loop_watch import watch_loop
 from .patterns.metrics import metrics
 from .patterns.request_id import identify, outbound_headers, request_id, send_request_id, trace
-from .patterns.request_log import request_log
+from .patterns.request_log import json_line, request_log
 from .patterns.request_parts import READ_BODY
 from .patterns.retries import Retries
 from .patterns.security_headers import API_HEADERS, security_headers
@@ -42,13 +41,14 @@ from .patterns.token_cache import TokenCache
 from .patterns.websocket_hub import Hub
 from .settings import Settings
 
-__all__ = ["ADMIN", "DRAIN", "create_app"]
+__all__ = ["ADMIN", "DRAIN", "EARLY", "create_app"]
 
 Manager = Callable[[web.Application], AbstractAsyncContextManager[None]]
 Generator = Callable[[web.Application], AsyncIterator[None]]
 
 DRAIN = web.AppKey("drain", Drain)
 ADMIN = web.AppKey("admin", web.Application)
+EARLY: web.AppKey[Callable[[Serve], Serve]] = web.AppKey("early")
 
 
 def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Application:
@@ -57,7 +57,7 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
     parts = _parts(settings, app)
     app.middlewares.extend(
         [  # Outermost first; tests/test_order.py holds this order.
-            _backpressure(parts),  # a refusal must cost next to nothing, so nothing precedes it
+            _backpressure(app, parts),  # a refusal must cost next to nothing: first
             parts.drain.count,  # whatever is let in is waited for when the service stops
             identify,  # all that follows can name the request
             _request_log(settings, write),  # outside of whatever decides on the answer
@@ -115,19 +115,15 @@ def _parts(settings: Settings, app: web.Application) -> _Parts:
         limit = adaptive = AdaptiveLimit(ceiling=settings.max_concurrency)
         app.on_cleanup.append(adaptive.stop)
     permits = Permits(limit, max_streams=settings.max_streams)
-    drain = Drain(
-        delay=settings.drain_delay,
-        timeout=settings.shutdown_timeout,
-        streams=[hub.drain, streams.drain],
-    )
+    ends = [hub.drain, streams.drain]
+    drain = Drain(delay=settings.drain_delay, timeout=settings.shutdown_timeout, streams=ends)
     app[DRAIN], app[HUB], app[STREAMS] = drain, hub, streams
-    app[BROKER] = MemoryBroker(history=settings.history)
     app[READ_BODY] = bounded_body(
         max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, waiting=permits.lent
     )
-    counted = Counted(permits, hub, streams)
-    parts = _Parts(counted, drain, {"serving": lambda: not drain.draining})
-    show_numbers(parts.registry, counted)
+    parts = _Parts(Counted(permits, hub, streams), drain, {"serving": lambda: not drain.draining})
+    show_numbers(parts.registry, parts.counted)
+    app[BROKER] = event_broker(settings, parts.contexts, parts.checks)
     return parts
 
 
@@ -143,11 +139,14 @@ def _admin_app(parts: _Parts) -> web.Application:
     return admin
 
 
-def _backpressure(parts: _Parts) -> Middleware:
+def _backpressure(app: web.Application, parts: _Parts) -> Middleware:
     refuse = cheap_refusal(
         headers=API_HEADERS, request_id=request_id, draining=lambda: parts.drain.draining
     )
-    return backpressure(parts.counted.permits, refuse=refuse)
+    permits = parts.counted.permits
+    early: Callable[[Serve], Serve] = partial(refuse_early, permits, app, refuse)
+    app[EARLY] = early
+    return backpressure(permits, refuse=refuse)
 
 
 def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middleware:

@@ -13,17 +13,17 @@ from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from yarl import URL
 
 from .api.settings import ApiSettings
+from .events import EventSettings
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
 
 PREFIX = "APP_"
 PYDANTIC = "Value error, "  # what pydantic puts before the text of our own checks
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-FROM_FILE = ("jwt_secret",)
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: a key of the size of the hash
 # Pieces of the keys that tutorials and templates print: anybody can sign with those.
 WELL_KNOWN = (
@@ -51,7 +51,7 @@ def by_env(*, dev: object, prod: object) -> Any:
     return Field(default_factory=lambda data: dev if data["env"] == "dev" else prod)
 
 
-class Settings(ApiSettings, BaseSettings):
+class Settings(ApiSettings, EventSettings):
     """The whole configuration; times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
@@ -82,7 +82,6 @@ class Settings(ApiSettings, BaseSettings):
     max_body_bytes: Count = 1024**2
     body_timeout: Seconds = 10
     upstream_timeout: Seconds = 5
-    history: Count = 1000
     drain_delay: Delay = by_env(dev=0, prod=5)
     shutdown_timeout: Seconds = 10
 
@@ -129,6 +128,9 @@ class Settings(ApiSettings, BaseSettings):
         return origins
 
 
+SECRETS = [n for n, field in Settings.model_fields.items() if "Secret" in str(field.annotation)]
+
+
 def load_settings(env_file: Path = Path(".env")) -> Settings:
     """Read the environment, below it `env_file` when `APP_ENV` is `dev`, and check all at once.
 
@@ -140,7 +142,7 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
         given = {k.upper(): v or "" for k, v in dotenv_values(dotenv).items()} | given
     problems = _unknown(given)
     from_files: dict[str, Any] = {}
-    for name in FROM_FILE:
+    for name in SECRETS:
         try:
             from_files |= _read_file(name, given)
         except SettingsError as error:
@@ -163,7 +165,7 @@ def _variable(loc: tuple[int | str, ...]) -> str:
 
 def _unknown(given: Mapping[str, str]) -> list[str]:
     known = [_variable((name,)) for name in Settings.model_fields]
-    known += [f"{_variable((name,))}_FILE" for name in FROM_FILE]
+    known += [f"{_variable((name,))}_FILE" for name in SECRETS]
     problems: list[str] = []
     for name in sorted(given):
         if name.startswith(PREFIX) and name not in known:

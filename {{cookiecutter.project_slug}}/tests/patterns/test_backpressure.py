@@ -14,6 +14,7 @@ from {{cookiecutter.package_name}}.patterns.backpressure import (
     Permits,
     backpressure,
     never_shed,
+    refuse_early,
     stream,
 )
 
@@ -41,10 +42,14 @@ class Gate:
 
 @asynccontextmanager
 async def serve(
-    app: web.Application, *, handler_cancellation: bool = False
+    app: web.Application,
+    *,
+    handler_cancellation: bool = False,
+    prepare: Callable[[web.AppRunner], None] = lambda runner: None,
 ) -> AsyncGenerator[aiohttp.ClientSession]:
     runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=handler_cancellation)
     await runner.setup()
+    prepare(runner)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
     try:
@@ -174,6 +179,83 @@ async def test_handlers_that_never_await_are_counted_until_the_pass_ends() -> No
         await until(lambda: all_free(permits))
         assert await status(client, "/") == 503
     assert permits.shed["requests"] == 2
+
+
+class Short(web.StreamResponse):
+    """A refusal that needs no callbacks."""
+
+
+@asynccontextmanager
+async def early(
+    permits: Permits, response: Callable[[], web.StreamResponse]
+) -> AsyncGenerator[tuple[aiohttp.ClientSession, Gate, list[str]]]:
+    """A server with `refuse_early`, and the paths of the requests that middlewares saw."""
+    entered: list[str] = []
+
+    def refuse(request: web.Request, detail: str) -> web.StreamResponse:
+        return response()
+
+    @web.middleware
+    async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
+        entered.append(request.path)
+        return await handler(request)
+
+    def prepare(runner: web.AppRunner) -> None:
+        assert runner.server is not None
+        serve = runner.server.request_handler
+        runner.server.request_handler = refuse_early(permits, app, refuse, serve)
+
+    class View(web.View):
+        @never_shed
+        async def get(self) -> web.Response:
+            return web.Response()
+
+        async def post(self) -> web.Response:
+            return web.Response()
+
+    app, gate = web.Application(), Gate()
+    app.middlewares.extend([outermost, backpressure(permits, refuse=refuse)])
+    app.router.add_get("/slow", gate.slow)
+    app.router.add_get("/events/{name}", gate.events)
+    app.router.add_view("/view", View)
+    inner = web.Application()
+    inner.router.add_get("/livez", gate.livez)
+    app.add_subapp("/inner", inner)
+    async with serve(app, prepare=prepare) as client:
+        yield client, gate, entered
+
+
+async def test_an_early_refusal_is_counted_and_enters_no_middleware() -> None:
+    permits = Permits(FixedLimit(1))
+    async with early(permits, lambda: Short(status=503)) as (client, gate, entered):
+        first = asyncio.create_task(status(client, "/slow"))
+        await gate.begun.acquire()
+        assert await status(client, "/slow") == 503
+        assert await status(client, "/nowhere") == 503
+        gate.open.set()
+        assert await first == 200
+        assert await status(client, "/slow") == 200
+    assert entered == ["/slow", "/slow"]
+    assert permits.shed["requests"] == 2
+
+
+async def test_nothing_that_has_a_mark_is_refused_early() -> None:
+    permits = Permits(FixedLimit(0))
+    async with early(permits, lambda: Short(status=503)) as (client, gate, entered):
+        gate.open.set()
+        for path in ("/view", "/events/one", "/inner/livez"):
+            assert await status(client, path) == 200
+        async with client.post("/view") as response:
+            assert response.status == 503
+    assert entered == ["/view", "/events/one", "/inner/livez"]
+
+
+async def test_an_ordinary_response_is_left_to_the_middleware() -> None:
+    permits = Permits(FixedLimit(0))
+    async with early(permits, lambda: web.Response(status=503)) as (client, _, entered):
+        assert await status(client, "/slow") == 503
+    assert entered == ["/slow"]
+    assert permits.shed["requests"] == 1
 
 
 async def test_permits_come_back_after_errors_and_cancellations() -> None:

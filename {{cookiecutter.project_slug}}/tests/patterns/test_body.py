@@ -92,9 +92,10 @@ async def test_a_declared_length_above_the_limit_is_refused_before_the_body_come
         assert await wire.reader.read() == b""
 
 
-async def test_an_undeclared_body_is_refused_once_it_is_too_large() -> None:
+@pytest.mark.parametrize("end", [b"", b"0\r\n\r\n"])
+async def test_an_undeclared_body_is_refused_once_it_is_too_large(end: bytes) -> None:
     async with connected(SMALL) as wire:
-        await wire.post(b"3e9\r\n" + b"x" * 1001 + b"\r\n", "Transfer-Encoding: chunked")
+        await wire.post(b"3e9\r\n" + b"x" * 1001 + b"\r\n" + end, "Transfer-Encoding: chunked")
         assert (await wire.answer())[0] == 413
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,12 @@ from {{cookiecutter.package_name}}.patterns.drain import Drain, Listen
 HERE = Listen(port=0)
 
 
+@pytest.fixture(autouse=True)
+def no_long_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pattern, "LAST", 0.05)
+    monkeypatch.setattr(pattern, "QUIET", 3)
+
+
 class Service:
     """An application with a slow handler, an upload, and a context that says when it is closed."""
 
@@ -28,6 +35,7 @@ class Service:
         self.urls: Sequence[str] = ()
         self.begun, self.proceed = asyncio.Event(), asyncio.Event()
         self.listening = asyncio.Event()
+        self.task: asyncio.Task[None]
         self.app.middlewares.append(drain.count)
         self.app.on_response_prepare.append(drain.close_connections)
         self.app.cleanup_ctx.append(self.context)
@@ -179,6 +187,48 @@ async def test_a_request_in_flight_gets_its_answer() -> None:
             assert await response.text() == "done"
             assert response.headers["Connection"] == "close"
         await task
+
+
+async def test_a_connection_that_came_just_before_the_end_gets_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pattern, "QUIET", 500)  # rounds; a busy machine does not decide on this
+    ended = asyncio.Event()
+
+    async def end(seconds: float) -> None:
+        ended.set()
+
+    service = Service(Drain(delay=0, timeout=10, streams=[end]))
+    async with service.running() as task:
+        host, _, port = service.urls[0].removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        service.drain.stop()
+        await ended.wait()  # nothing is in flight, and no stream is open
+        await asyncio.sleep(0.05)  # so long this client's request is on its way
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert b" 503 " in await reader.read()
+        writer.close()
+        with at_most(2):  # it was the last
+            await task
+
+
+async def test_who_shares_a_socket_takes_what_comes_after_another_has_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        leaving, staying = Service(Drain(delay=0)), Service(Drain(delay=0))
+        for service in (leaving, staying):
+            listen = Listen(sock=shared.dup())
+            serving = service.drain.serve(service.app, listen, on_listening=service.listens)
+            service.task = asyncio.create_task(serving)
+            await service.listening.wait()
+        assert leaving.urls == staying.urls
+        leaving.drain.stop()
+        await leaving.task
+        async with aiohttp.ClientSession(staying.urls[0]) as session:
+            for _ in range(20):
+                async with session.get("/", headers={"Connection": "close"}) as response:
+                    assert response.status == 200
+        staying.drain.stop()
+        await staying.task
 
 
 async def test_an_upload_in_progress_is_received_to_its_end() -> None:
@@ -341,6 +391,24 @@ async def test_a_context_that_fails_to_close_keeps_no_other_from_closing() -> No
         with pytest.raises(ValueError, match="context"):
             await task
     assert service.closed
+
+
+async def test_a_context_that_hangs_is_named_and_keeps_no_other_from_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def endless(app: web.Application) -> AsyncIterator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pattern, "CLOSED", 0.1)
+    service = Service(Drain(delay=0, timeout=0.1))
+    service.app.cleanup_ctx.append(endless)
+    async with service.running() as task:
+        service.drain.stop()
+        with at_most(2), pytest.raises(TimeoutError) as caught:
+            await task
+    assert service.closed
+    assert "in endless" in "".join(traceback.format_exception(caught.value))
 
 
 async def test_a_context_that_fails_to_open_closes_the_earlier_ones() -> None:

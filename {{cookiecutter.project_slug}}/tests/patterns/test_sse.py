@@ -1,6 +1,8 @@
 import asyncio
+import math
 import re
 import socket
+import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +24,7 @@ class News:
         self.sends: list[Callable[[bytes], None]] = []
         self.asked: list[str | None] = []
         self.backlog: tuple[Sequence[bytes], str, bool] = ([], "7-0", False)
-        self.expires_at: float | None = None
+        self.expires_at = math.inf
         self.url = ""
         self.runner: web.AppRunner | None = None
 
@@ -309,12 +311,24 @@ async def test_a_reader_that_is_slow_for_a_while_still_gets_all_in_order() -> No
     assert news.streams.dropped == 0
 
 
+async def test_what_was_queued_arrives_without_anything_new_to_send() -> None:
+    news = News(queue=10_000)
+    async with serving(news) as session, session.get(news.url) as response:
+        await block(response)
+        for n in range(300):
+            news.publish(b"%d" % n * 20_000)
+        async with asyncio.timeout(5):
+            for n in range(300):
+                text = b"%d" % n * 20_000
+                assert await response.content.readexactly(len(text) + 8) == b"data: %s\n\n" % text
+
+
 async def test_what_would_have_to_wait_for_a_paused_transport_is_queued() -> None:
     news = News()
     async with serving(news):
         peer = await news.raw()
         (stream,) = news.streams.streams
-        await until(lambda: stream.idle is not None)
+        await until(lambda: stream.response is not None)
         connection = stream.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         stream.transport.write(b": " + b"x" * 100_000)
@@ -386,6 +400,44 @@ async def test_a_stalled_reader_is_dropped_and_counted_and_delays_nobody() -> No
         assert await block(healthy) == b"data: after\n\n"
         stalled.close()
     assert news.streams.dropped == 1
+
+
+async def test_a_stream_that_is_dropped_is_counted_once() -> None:
+    news = News(queue=4)
+    async with serving(news):
+        stalled = await news.raw()
+        await until(lambda: all(stream.response is not None for stream in news.streams.streams))
+        for _ in range(200):  # in one pass of the loop: its connection is not lost yet
+            news.publish(b"x" * 60_000)
+        assert news.streams.dropped == 1
+        await until(lambda: news.streams.open == 0)
+        stalled.close()
+
+
+async def test_comments_take_no_place_in_the_queue_of_a_slow_reader() -> None:
+    news = News(queue=200, comment=0.001)
+    async with serving(news):
+        peer = await news.raw()
+        (stream,) = news.streams.streams
+        await until(lambda: stream.response is not None)
+        for _ in range(150):
+            news.publish(b"x" * 60_000)
+        waiting, passed = len(stream.queue), asyncio.Event()
+        assert waiting > 0
+        asyncio.get_running_loop().call_later(0.05, passed.set)
+        await passed.wait()
+        assert len(stream.queue) == waiting
+        peer.close()
+
+
+async def test_an_open_stream_keeps_nothing_of_its_backlog() -> None:
+    news = News()
+    missed = [b"data: %d\n\n" % n for n in range(3)]
+    news.backlog = (list(missed), "9-0", False)
+    async with serving(news) as session, session.get(news.url) as response:
+        news.backlog = ([], "9-0", False)
+        assert [await block(response) for _ in range(4)][1:] == missed
+        assert {sys.getrefcount(chunk) for chunk in missed} == {3}  # the list, `chunk`, the call
 
 
 async def test_nothing_is_sent_to_a_stream_that_has_ended() -> None:

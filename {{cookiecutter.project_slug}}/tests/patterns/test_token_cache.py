@@ -109,7 +109,17 @@ def test_is_empty_after_clear() -> None:
     assert cache.get("token") is None
 
 
-def test_holds_no_text_of_a_token() -> None:
+def test_holds_no_more_of_a_token_than_its_last_letters() -> None:
     cache = TokenCache[str](now=Clock(1000))
-    cache.put("very-secret-token", "ann", 2000)
-    assert "very-secret-token" not in repr(vars(cache))
+    signature = "dBjftJeZ4CVP-mBd1qoVP9kOQ7nVb7q1hYw8rPZpQyk"  # 43 letters, as of HS256
+    cache.put(f"header.payload.{signature}", "ann", 2000)
+    held = repr(vars(cache))
+    assert "ann" in held
+    assert "header" not in held
+    assert signature[-17:] not in held
+
+
+def test_a_token_with_another_middle_is_not_found() -> None:
+    cache = TokenCache[str](now=Clock(1000))
+    cache.put("header.payload.signature-of-it", "ann", 2000)
+    assert cache.get("header.Payload.signature-of-it") is None

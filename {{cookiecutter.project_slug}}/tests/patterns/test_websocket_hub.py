@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import math
 import socket
 import textwrap
 import time
@@ -25,7 +26,7 @@ class Channel:
     def __init__(self, **options: object) -> None:
         self.hub = Hub(**options)  # type: ignore[arg-type]  # a test names the ones it needs
         self.sends: list[Callable[[bytes], None]] = []
-        self.expires_at: float | None = None
+        self.expires_at = math.inf
         self.url, self.seen = "", 0
         self.runner: web.AppRunner | None = None
         self.on_text: Callable[[Client, str], Awaitable[None]] = self.echo
@@ -285,6 +286,25 @@ async def test_a_peer_that_closes_with_much_unread_keeps_its_socket_for_a_moment
     assert caplog.records == []
 
 
+async def test_no_message_follows_a_close() -> None:
+    channel = Channel(queue=10_000, close_timeout=0.1)
+    async with serving(channel):
+        peer = await channel.raw()
+        (client,) = channel.hub.clients
+        await until(lambda: client._ready)
+        while not client._queue:
+            channel.publish(b"x" * 60_000)
+        loop, data = asyncio.get_running_loop(), b""
+        await loop.sock_sendall(peer, b"\x81\xff\0\0\1\0\0\0\0\0\0\0\0\0")  # a terabyte: 1009
+        await until(lambda: client.ws.closed)
+        channel.publish(b"late")
+        while more := await loop.sock_recv(peer, 65_536):
+            data += more
+        assert b"x\x88" in data
+        assert b"late" not in data
+        peer.close()
+
+
 async def test_a_client_that_leaves_while_the_source_opens_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -340,12 +360,22 @@ async def test_a_reader_that_is_slow_for_a_while_still_gets_all_in_order() -> No
     assert channel.hub.dropped == 0
 
 
+async def test_what_was_queued_arrives_without_anything_new_to_send() -> None:
+    channel = Channel(queue=10_000)
+    async with serving(channel) as session, session.ws_connect(channel.url, max_msg_size=0) as ws:
+        await channel.opened(1)
+        for n in range(300):
+            channel.publish(b"%d" % n * 20_000)
+        for n in range(300):
+            assert await ws.receive_str(timeout=5) == str(n) * 20_000
+
+
 async def test_what_would_have_to_wait_for_a_paused_transport_is_queued() -> None:
     channel = Channel()
     async with serving(channel):
         peer = await channel.raw()
         (client,) = channel.hub.clients
-        await until(lambda: client.ws.prepared)
+        await until(lambda: client._ready)
         connection = client.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.transport.write(b"\x89\x00" * 50_000)  # pings
@@ -353,7 +383,7 @@ async def test_what_would_have_to_wait_for_a_paused_transport_is_queued() -> Non
             await asyncio.get_running_loop().sock_recv(peer, 4096)
         assert client.transport.get_write_buffer_size() > 16_384
         channel.publish(b"1")
-        assert client._queue == [b"1"]
+        assert client._queue == [b"\x81\x011"]
         peer.close()
 
 
@@ -375,15 +405,19 @@ async def test_an_open_socket_keeps_no_headers_that_were_sent() -> None:
         assert [dict(client.ws.headers) for client in channel.hub.clients] == [{}]
 
 
-async def test_sending_to_a_connection_that_is_just_lost_raises_nothing() -> None:
+async def test_sending_to_a_connection_that_is_just_lost_raises_and_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     channel = Channel()
     async with serving(channel):
         peer = await channel.raw()
         for client in channel.hub.clients:
             client.transport.abort()
-        channel.publish(b"x")
+        for _ in range(10):
+            channel.publish(b"x")
         await channel.opened(0)
         peer.close()
+    assert caplog.records == []
 
 
 async def test_compression_is_not_negotiated() -> None:
@@ -427,6 +461,72 @@ async def test_a_client_without_heartbeat_answers_is_let_go() -> None:
         await channel.opened(0)
         silent.close()
     assert channel.sends == []
+
+
+async def test_any_byte_of_a_client_is_a_sign_of_life() -> None:
+    channel = Channel(heartbeat=0.05)
+    async with serving(channel):
+        peer = await channel.raw()
+        loop, pings = asyncio.get_running_loop(), b""
+        (client,) = channel.hub.clients
+        await loop.sock_recv(peer, 4096)  # the answer to the handshake
+        await loop.sock_sendall(peer, b"\x81\xfe\xff\xff\0\0\0\0")  # a message that takes its time
+        while len(pings) < 8:
+            pings += await loop.sock_recv(peer, 4096)
+            await loop.sock_sendall(peer, b"x")
+        assert pings == b"\x89\0" * 4
+        assert channel.hub.clients == {client}
+        peer.close()
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+async def test_a_frame_of_any_size_is_whole(size: int) -> None:
+    channel = Channel()
+    async with serving(channel) as session, session.ws_connect(channel.url) as ws:
+        await channel.opened(1)
+        channel.publish(b"x" * size)
+        channel.publish(b"next")
+        assert await ws.receive_str() == "x" * size
+        assert await ws.receive_str() == "next"
+
+
+async def test_a_close_swallows_no_cancellation_of_the_handler() -> None:
+    channel, handlers = Channel(), list[asyncio.Task[object]]()
+    plain = channel.handler
+
+    async def noted(request: web.Request) -> web.WebSocketResponse:
+        handlers.append(asyncio.current_task())  # type: ignore[arg-type]  # inside of one
+        return await plain(request)
+
+    channel.handler = noted  # type: ignore[method-assign]  # a stand-in for this test
+    async with serving(channel):
+        peer = await channel.raw()
+        (client,) = channel.hub.clients
+        await until(lambda: client._receiver is not None)
+        handlers[0].cancel()
+        client.close(4000)
+        await asyncio.wait(handlers)
+        assert handlers[0].cancelled()
+        assert channel.hub.open == 0
+        peer.close()
+
+
+async def test_a_message_that_comes_with_the_close_is_not_handled() -> None:
+    channel, seen = Channel(), list[str]()
+
+    async def noted(client: Client, text: str) -> None:
+        seen.append(text)
+
+    channel.on_text = noted
+    async with serving(channel):
+        peer = await channel.raw()
+        (client,) = channel.hub.clients
+        await until(lambda: client._receiver is not None)
+        client.data_received(b"\x81\x81\0\0\0\0x")  # its receiver is awake, but has not run
+        client.close(4000)
+        peer.close()
+        await channel.opened(0)
+    assert seen == []
 
 
 async def test_a_drain_closes_all_with_1001_and_waits_for_their_answers() -> None:
@@ -521,6 +621,7 @@ async def test_a_handler_that_is_cancelled_frees_its_client() -> None:
         await channel.opened(1)
         handlers[0].cancel()
         await channel.opened(0)
+        assert handlers[0].cancelling() == 1
     assert channel.sends == []
 
 

@@ -74,6 +74,8 @@ def reader_names(wiring: str) -> dict[str, object]:
         "policy": None,
         "secret": os.urandom(32),
         "verify": payload,
+        **dict.fromkeys(("Event", "Backlog"), tuple),
+        "RedisStreams": Streams,
         "SESSION": web.AppKey("session", aiohttp.ClientSession),
     }
     if "CollectorRegistry" in wiring:
@@ -84,6 +86,15 @@ def reader_names(wiring: str) -> dict[str, object]:
         names["Literal"] = Literal
         names["Path"] = names["Body"] = Source()
     return names
+
+
+class Streams:
+    """What `redis_streams` would give."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        yield
 
 
 class Source:

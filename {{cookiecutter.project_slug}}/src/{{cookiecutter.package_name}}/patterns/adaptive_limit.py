@@ -42,17 +42,17 @@ class _Step:
 class AdaptiveLimit:
     """A `limit` between `floor` and `ceiling` at which the loop runs about `target` seconds late.
 
-    The probe starts with the first request and stops after a window without any. Prior art: CoDel
-    (RFC 8289) for standing delay as the signal, DAGOR (SoCC 2018) for delay instead of latency.
+    The probe starts with the first request and stops when none is in flight. Prior art: CoDel (RFC
+    8289) for standing delay as the signal, DAGOR (SoCC 2018) for delay instead of latency.
     """
 
     def __init__(
-        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.008
+        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.010
     ) -> None:
         self.ceiling, self.floor, self.target = ceiling, min(floor, ceiling), target
         self.delay = 0.0  # seconds, median of the last window; for a gauge
         self._level, self._cold = 0.0, start
-        self._refused = self._peak = self._done = self._settled = 0
+        self._refused = self._in_flight = self._peak = self._done = self._settled = 0
         self._measured_from = (0.0, 0)  # when, and how many had finished by then
         self._step: _Step | None = None
         self._hold, self._held_until = HOLD, 0.0
@@ -65,15 +65,15 @@ class AdaptiveLimit:
         """Whether one more request may be taken on besides those in flight."""
         if self._probe is None:
             self._start()
-        if in_flight >= self._peak:
-            self._peak = in_flight + 1
-        if in_flight < self.limit:
-            return True
-        self._refused += 1
-        return False
+        admitted = in_flight < self.limit
+        self._in_flight = in_flight + admitted
+        self._peak = max(self._peak, self._in_flight)
+        self._refused += not admitted
+        return admitted
 
     def finished(self, count: int) -> None:
         self._done += count
+        self._in_flight = max(0, self._in_flight - count)
 
     async def stop(self, _app: web.Application | None = None) -> None:
         """Leave no timer behind; an `on_cleanup` callback."""
@@ -85,12 +85,14 @@ class AdaptiveLimit:
         """One decision, from what was counted since the last one. Pure but for this object."""
         self.delay = delay
         refused, self._refused = self._refused, 0
-        peak, self._peak = self._peak, 0
-        if delay <= self.target / 2 and refused:
-            self._grow(now)
-            return
-        self._measured_from = (now, self._done)
-        if delay > self.target / 2:
+        peak, self._peak = self._peak, self._in_flight
+        if delay <= self.target / 2:
+            if refused:
+                self._grow(now)
+            elif peak < self.limit / 2:  # else they come and go in step, and will be refused again
+                self._measured_from = (now, self._done)
+        else:
+            self._measured_from = (now, self._done)
             factor = max(0.5, math.sqrt(self.target / delay))
             # A stall that the requests did not cause (few are in flight) lowers nothing.
             if refused if factor > 1 else peak >= self.limit / 2:

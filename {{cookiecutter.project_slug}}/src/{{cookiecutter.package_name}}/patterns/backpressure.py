@@ -17,19 +17,22 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeAlias, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ["FixedLimit", "Limit", "Permits", "backpressure", "never_shed", "stream"]
+__all__ = ["FixedLimit", "Limit", "Permits", "backpressure", "never_shed", "refuse_early", "stream"]
 
 logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., object])
+Refuse: TypeAlias = Callable[[web.Request, str], web.StreamResponse]
+Serve: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 MARK = "backpressure_mark"
+REASONS = ("requests", "streams", "bodies", "gone")
 REPORT_EVERY = 1.0  # seconds
 REQUESTS = "The service handles as many requests as it can; try again later."
 STREAMS = "The service has as many open streams as it can; try again later."
@@ -66,15 +69,11 @@ class FixedLimit:
     def admit(self, in_flight: int) -> bool:
         return in_flight < self.limit
 
-    def finished(self, count: int) -> None:
-        """A fixed limit learns nothing from it."""
+    def finished(self, count: int) -> None: ...  # a fixed limit learns nothing from it
 
 
 def refuse_in_full(request: web.Request, detail: str) -> NoReturn:
-    """Raise 503 with a `Retry-After` (RFC 9110, section 10.2.3) of 1 to 5 seconds.
-
-    Random, or all who were refused together would come back together.
-    """
+    """Raise 503 with a random `Retry-After`, or all who were refused would come back together."""
     seconds = str(random.randint(1, 5))  # noqa: S311  # no secret
     raise web.HTTPServiceUnavailable(text=detail, headers={hdrs.RETRY_AFTER: seconds})
 
@@ -89,9 +88,7 @@ class Permits:
     in_flight: int = 0
     streams: int = 0
     waiting: int = 0
-    shed: Counter[str] = field(
-        default_factory=lambda: Counter(requests=0, streams=0, bodies=0, gone=0)
-    )
+    shed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     _leaving: int = field(default=0, init=False)
     _unreported: int = field(default=0, init=False)
 
@@ -100,9 +97,9 @@ class Permits:
 
         A handler that never awaits would else be gone before the next is counted: no limit at all.
         """
-        self._leaving += 1
-        if self._leaving == 1:
+        if not self._leaving:
             asyncio.get_running_loop().call_soon(self._end_pass)
+        self._leaving += 1
 
     @contextmanager
     def lent(self, request: web.Request) -> Generator[None]:
@@ -110,7 +107,7 @@ class Permits:
 
         Raises 503 when `max_waiting` requests do so already, or when no permit is left afterwards.
         """
-        if _mark(request) is not None:
+        if _mark(request.match_info.handler, request.method) is not None:
             yield  # health checks and streams hold no permit
             return
         if self.waiting >= self.max_waiting:
@@ -132,9 +129,9 @@ class Permits:
     def refused(self, reason: str) -> None:
         """Count a refusal; those of one second share one line in the log."""
         self.shed[reason] += 1
-        self._unreported += 1
-        if self._unreported == 1:
+        if not self._unreported:
             asyncio.get_running_loop().call_later(REPORT_EVERY, self._report)
+        self._unreported += 1
 
     def _end_pass(self) -> None:
         count, self._leaving = self._leaving, 0
@@ -146,16 +143,12 @@ class Permits:
         logger.warning("refused %d requests in a second (limit %d)", count, self.limit.limit)
 
 
-def backpressure(
-    permits: Permits,
-    *,
-    refuse: Callable[[web.Request, str], web.StreamResponse] = refuse_in_full,
-) -> Middleware:
+def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middleware:
     """Take a permit for every request, or `refuse` it, given a sentence that is safe to show."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        mark = _mark(request)
+        mark = _mark(request.match_info.handler, request.method)
         if mark == "health":
             return await handler(request)
         if request.transport is None:
@@ -182,9 +175,26 @@ def backpressure(
     return guard
 
 
-def _mark(request: web.Request) -> str | None:
-    handler = request.match_info.handler
-    mark: str | None = None
-    if isinstance(handler, type):
-        mark = getattr(getattr(handler, request.method.lower(), None), MARK, None)
-    return mark or getattr(handler, MARK, None)
+def refuse_early(permits: Permits, app: web.Application, refuse: Refuse, serve: Serve) -> Serve:
+    """Wrap the `request_handler` of a `web.Server`: refuse before any middleware is entered."""
+
+    async def full(request: web.Request) -> web.StreamResponse:
+        mark = _mark((await app.router.resolve(request)).handler, request.method)
+        if mark is None and not permits.limit.admit(permits.in_flight):
+            response = refuse(request, REQUESTS)
+            if not isinstance(response, web.Response):  # that one needs their callbacks
+                permits.refused("requests")
+                return response
+        return await serve(request)
+
+    def early(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if permits.in_flight >= permits.limit.limit and isinstance(request, web.Request):
+            return full(request)
+        return serve(request)  # no coroutine of ours: under a stream it would stay for hours
+
+    return early
+
+
+def _mark(handler: object, method: str) -> str | None:
+    own = getattr(handler, method.lower(), None) if isinstance(handler, type) else None
+    return getattr(own, MARK, None) or getattr(handler, MARK, None)

@@ -23,8 +23,9 @@ import re
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 __all__ = ["Backlog", "Broker", "Deliver", "Event", "MemoryBroker"]
@@ -36,7 +37,7 @@ Key = tuple[int, int]
 
 
 class Event(NamedTuple):
-    id: str
+    id: str  # empty: a reset; what came before may be lost, and all that is kept follows
     payload: bytes
 
 
@@ -72,7 +73,7 @@ class _Topic:
     def __init__(self, floor: Key, history: int) -> None:
         self.floor = floor  # every event of the topic with a greater id is still kept
         self.events: deque[Event] = deque(maxlen=history)
-        self.subscribers: dict[object, tuple[Deliver, Key]] = {}
+        self.subscribers: dict[_Subscription, None] = {}  # in the order in which they came
         self.pending, self.turn = 0, asyncio.Lock()
 
 
@@ -97,8 +98,8 @@ class MemoryBroker:
             state.floor = _key(state.events[0].id)
         state.events.append(event)
         if not state.pending and len(state.subscribers) <= BATCH:
-            for deliver, _ in tuple(state.subscribers.values()):
-                _deliver(deliver, event)
+            for subscriber in tuple(state.subscribers):
+                _deliver(subscriber.deliver, event)
         else:
             state.pending += 1
             # In a task of its own, so that a publisher that is cancelled leaves nobody without.
@@ -109,20 +110,25 @@ class MemoryBroker:
         events = self._after(topic, _key(after))
         return events[:limit], len(events) > limit
 
-    @asynccontextmanager
-    async def subscribe(
+    def subscribe(
         self, topic: str, deliver: Deliver, after: str | None = None
-    ) -> AsyncGenerator[Backlog, None]:
-        state, key, token = self._open(topic), _key(after), object()
+    ) -> AbstractAsyncContextManager[Backlog]:
+        return _Subscription(self, topic, deliver, after)
+
+    def _join(self, subscription: "_Subscription") -> Backlog:
+        after, topic, key = subscription.after, subscription.topic, _key(subscription.after)
+        state = self._open(topic)
         reset = after is not None and not state.floor <= key <= self._last
         events = [] if after is None else self._after(topic, (0, 0) if reset else key)
-        state.subscribers[token] = (deliver, self._last)
-        try:
-            yield Backlog(events, _text(self._last), reset)
-        finally:
-            del state.subscribers[token]
-            if not state.events and not state.subscribers:
-                self._topics.pop(topic, None)
+        subscription.since = self._last
+        state.subscribers[subscription] = None
+        return Backlog(events, _text(self._last), reset)
+
+    def _leave(self, subscription: "_Subscription") -> None:
+        state = self._topics[subscription.topic]
+        del state.subscribers[subscription]
+        if not state.events and not state.subscribers:
+            del self._topics[subscription.topic]
 
     def _after(self, topic: str, key: Key) -> list[Event]:
         events = self._topics[topic].events if topic in self._topics else ()
@@ -138,12 +144,28 @@ class MemoryBroker:
         return state
 
 
+@dataclass(slots=True, eq=False)  # a generator would take six times the memory while it is open
+class _Subscription:
+    broker: MemoryBroker
+    topic: str
+    deliver: Deliver
+    after: str | None
+    since: Key = (0, 0)
+
+    async def __aenter__(self) -> Backlog:
+        # Of the same module, and nobody else's business.
+        return self.broker._join(self)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.broker._leave(self)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
 async def _in_turn(state: _Topic, event: Event, key: Key) -> None:
     async with state.turn:
-        for index, (token, (deliver, since)) in enumerate(tuple(state.subscribers.items()), 1):
+        for index, subscriber in enumerate(tuple(state.subscribers), 1):
             # Whoever came after the event has it from the backlog; whoever left wants none.
-            if since < key and token in state.subscribers:
-                _deliver(deliver, event)
+            if subscriber.since < key and subscriber in state.subscribers:
+                _deliver(subscriber.deliver, event)
             if index % BATCH == 0:
                 await asyncio.sleep(0)
     state.pending -= 1

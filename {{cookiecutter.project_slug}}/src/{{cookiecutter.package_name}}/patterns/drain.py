@@ -14,13 +14,14 @@ Wiring::
 
 Needs: aiohttp>=3.14.4
 Order: `count` where it sees every request that must finish; readiness asks `drain.draining`.
-Not: a bound on the time that cleanup contexts take; a supervisor's SIGKILL is for those.
+Not: several processes; they may share a socket that their supervisor gives them, see `Listen`.
 """
 
 import asyncio
 import inspect
 import logging
 import signal
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -34,19 +35,22 @@ __all__ = ["Drain", "Listen"]
 
 LOGGER = logging.getLogger(__name__)
 LAST = 0.25  # seconds for what is cut off to leave; aiohttp waits them twice, and 0 for ever
+CLOSED = 1.9  # seconds after `delay` + `timeout`, for a cleanup context that hangs
+QUIET = 10  # rounds of 10 ms without a request, before the connections that are left are closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
     """Where to listen, and how; `options` go to aiohttp's request handlers.
 
+    `sock` is for processes that share one listening socket; `host` and `port` do not count then.
     `prepare` gets the runner once it is set up, before the first connection can come in.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
+    sock: socket.socket | None = None
     ssl_context: ssl.SSLContext | None = None
-    reuse_port: bool | None = None
     backlog: int = 1024
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     prepare: Callable[[web.AppRunner], object] = lambda runner: None
@@ -64,6 +68,8 @@ class Drain:
     streams: Sequence[Callable[[float], Awaitable[None]]] = ()
     draining: bool = field(default=False, init=False)
     in_flight: int = field(default=0, init=False)
+    _quiet: int = field(default=0, init=False)  # rounds
+    _deadline: float | None = field(default=None, init=False)
     _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -78,6 +84,7 @@ class Drain:
     async def close_connections(self, request: web.Request, response: web.StreamResponse) -> None:
         """`on_response_prepare` callback: what a draining server answers ends the connection."""
         if self.draining and response.status != 101:
+            self._quiet = 0
             response.headers["Connection"] = "close"
             response.force_close()
 
@@ -106,10 +113,11 @@ class Drain:
                     loop.add_signal_handler(number, self.stop)
                     stack.callback(loop.remove_signal_handler, number)
             # First in, last out: the admin port answers until everything else has ended.
-            others = [await stack.enter_async_context(_running(*admin))] if admin else []
-            runner = await stack.enter_async_context(_running(app, listen))
+            others = [await stack.enter_async_context(self._running(*admin))] if admin else []
+            runner = await stack.enter_async_context(self._running(app, listen))
             on_listening([site.name for each in (runner, *others) for site in each.sites])
             await self._asked.wait()
+            self._deadline = loop.time() + self.delay + self.timeout + CLOSED
             # 1. Readiness says no, and new connections are still served: balancers lag behind.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self.delay)
@@ -129,44 +137,48 @@ class Drain:
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(error, Exception):
                 LOGGER.error("streams did not end", exc_info=error)
-        while self.in_flight or _unsent(server):  # noqa: ASYNC110  # nothing tells of a sent byte
+        # A connection that has just come, or is used again and again, has a request on its way.
+        while self.in_flight or (self._quiet < QUIET and _transports(server)):
             await asyncio.sleep(0.01)
+            self._quiet = 0 if self.in_flight or _unsent(server) else self._quiet + 1
 
+    @asynccontextmanager
+    async def _running(
+        self, app: web.Application, listen: Listen
+    ) -> AsyncGenerator[web.AppRunner, None]:
+        known = {*inspect.signature(web.RequestHandler).parameters, "handler_cancellation"}
+        if unknown := listen.options.keys() - known:
+            # aiohttp would drop all options of every connection, with a warning for each.
+            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+        options: dict[str, Any] = {"keepalive_timeout": 75.0, "access_log": None, **listen.options}
+        runner = web.AppRunner(app, handle_signals=False, **options)
+        # The steps of runner.cleanup(), last one first, but each runs whatever the others do.
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._cleanup, app)
+            await runner.setup()
+            assert runner.server is not None  # noqa: S101  # after setup() there is one
+            stack.push_async_callback(_cut_off, runner.server)
+            stack.push_async_callback(lambda: asyncio.wait_for(app.shutdown(), 2 * LAST))
+            stack.callback(runner.server.pre_shutdown)
+            stack.push_async_callback(_close_listeners, runner)
+            listen.prepare(runner)
+            how: dict[str, Any] = {"ssl_context": listen.ssl_context, "backlog": listen.backlog}
+            if listen.sock is None:
+                await web.TCPSite(runner, listen.host, listen.port, **how).start()
+            else:
+                await web.SockSite(runner, listen.sock, **how).start()
+            yield runner
 
-@asynccontextmanager
-async def _running(app: web.Application, listen: Listen) -> AsyncGenerator[web.AppRunner, None]:
-    known = {*inspect.signature(web.RequestHandler).parameters, "handler_cancellation"}
-    if unknown := listen.options.keys() - known:
-        # aiohttp would drop all options of every connection, with a warning for each.
-        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
-    options: dict[str, Any] = {"keepalive_timeout": 75.0, "access_log": None, **listen.options}
-    runner = web.AppRunner(app, handle_signals=False, **options)
-    # The steps of runner.cleanup(), last one first, but each runs whatever the others do.
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(app.cleanup)
-        await runner.setup()
-        assert runner.server is not None  # noqa: S101  # after setup() there is one
-        stack.push_async_callback(_cut_off, runner.server)
-        stack.push_async_callback(lambda: asyncio.wait_for(app.shutdown(), 2 * LAST))
-        stack.callback(runner.server.pre_shutdown)
-        stack.push_async_callback(_close_listeners, runner)
-        listen.prepare(runner)
-        site = web.TCPSite(
-            runner,
-            listen.host,
-            listen.port,
-            ssl_context=listen.ssl_context,
-            reuse_port=listen.reuse_port,
-            backlog=listen.backlog,
-        )
-        await site.start()
-        yield runner
+    async def _cleanup(self, app: web.Application) -> None:
+        # When a context hangs, the TimeoutError shows where, and aiohttp goes on with the others.
+        async with asyncio.timeout_at(self._deadline):
+            await app.cleanup()
 
 
 async def _close_listeners(runner: web.AppRunner) -> None:
     for site in runner.sites:
         await site.stop()
-    await asyncio.sleep(0)  # lets what has been accepted reach its handler
+    await asyncio.sleep(0.01)  # until what has been accepted is a connection of the server
 
 
 async def _cut_off(server: web.Server) -> None:

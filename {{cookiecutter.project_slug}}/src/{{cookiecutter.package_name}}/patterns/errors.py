@@ -71,7 +71,7 @@ def errors(*, request_id: Callable[[web.Request], str] | None = None) -> Middlew
                 return request.get(STARTED) or web.Response(status=499)
             logger.exception("unhandled error in %s %s", request.method, _route(request))
             return _answer(request, web.HTTPInternalServerError(), request_id)
-        if isinstance(response, web.HTTPException) and response.status >= 400:
+        if response.status >= 400 and isinstance(response, web.HTTPException):
             return _answer(request, response, request_id)
         return response
 

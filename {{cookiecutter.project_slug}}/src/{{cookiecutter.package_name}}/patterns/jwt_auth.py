@@ -124,6 +124,7 @@ def jwt_auth(
         request[CLAIMS] = claims
         if not needed <= claims.scopes:
             raise _refusal(request, "scope", f'{challenge}, error="insufficient_scope"', needed)
+        del token  # or it would stay in memory for as long as a stream is open
         return await handler(request)
 
     return auth

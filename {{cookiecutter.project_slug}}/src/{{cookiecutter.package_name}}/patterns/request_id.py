@@ -18,10 +18,11 @@ import os
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from multidict import istr
 
 __all__ = [
     "Trace",
@@ -33,15 +34,14 @@ __all__ = [
     "trace",
 ]
 
-HEADER = "X-Request-ID"
+HEADER, TRACEPARENT_HEADER = istr("X-Request-ID"), istr("traceparent")
 ALLOWED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 # W3C Trace Context, section 3.2.2: version 00 exactly, later versions as far as they are known.
 TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 NO_TRACE, NO_SPAN = "0" * 32, "0" * 16
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """The W3C trace this request belongs to; `span_id` names this service's part of it."""
 
     trace_id: str
@@ -53,36 +53,29 @@ class Trace:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
-REQUEST_ID = web.RequestKey("request_id", str)
-TRACE = web.RequestKey("trace", Trace)
-CURRENT: ContextVar[tuple[str, Trace] | None] = ContextVar("current_request", default=None)
+class _Ids(NamedTuple):
+    request_id: str
+    trace: Trace
+
+
+IDS = web.RequestKey("ids", _Ids)
+CURRENT: ContextVar[_Ids | None] = ContextVar("current_request", default=None)
 
 
 def request_id(request: web.Request) -> str:
     """The id of this request: the client's when it is well-formed, else 128 random bits in hex."""
-    known = request.get(REQUEST_ID)
-    if known is None:
-        offered = request.headers.get(HEADER, "")
-        known = offered if ALLOWED_ID.fullmatch(offered) else os.urandom(16).hex()
-        request[REQUEST_ID] = known
-    return known
+    return _ids(request).request_id
 
 
 def trace(request: web.Request) -> Trace:
     """The trace of this request, continued from `traceparent` or begun here."""
-    known = request.get(TRACE)
-    if known is None:
-        known = _continued(request.headers.get("traceparent")) or Trace(
-            os.urandom(16).hex(), os.urandom(8).hex(), "00"
-        )
-        request[TRACE] = known
-    return known
+    return _ids(request).trace
 
 
 def outbound_headers() -> Mapping[str, str]:
     """What a call made on behalf of the current request carries; empty outside of a request."""
     current = CURRENT.get()
-    return {HEADER: current[0], "traceparent": current[1].traceparent} if current else {}
+    return {HEADER: current[0], TRACEPARENT_HEADER: current[1].traceparent} if current else {}
 
 
 def current_ids() -> Mapping[str, str]:
@@ -94,7 +87,7 @@ def current_ids() -> Mapping[str, str]:
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let all that runs for this request know its ids, tasks that it starts included."""
-    token = CURRENT.set((request_id(request), trace(request)))
+    token = CURRENT.set(_ids(request))
     try:
         return await handler(request)
     finally:
@@ -106,10 +99,22 @@ async def send_request_id(request: web.Request, response: web.StreamResponse) ->
     response.headers[HEADER] = request_id(request)
 
 
-def _continued(header: str | None) -> Trace | None:
-    parts = TRACEPARENT.fullmatch(header) if header else None
+def _ids(request: web.Request) -> _Ids:
+    known = request.get(IDS)
+    if known is None:
+        fresh = os.urandom(40).hex()  # once for all three ids, as each call enters the kernel
+        offered, header = request.headers.get(HEADER), request.headers.get(TRACEPARENT_HEADER)
+        known = request[IDS] = _Ids(
+            offered if offered and ALLOWED_ID.fullmatch(offered) else fresh[:32],
+            (header and _continued(header, fresh[64:])) or Trace(fresh[32:64], fresh[64:], "00"),
+        )
+    return known
+
+
+def _continued(header: str, span_id: str) -> Trace | None:
+    parts = TRACEPARENT.fullmatch(header)
     if parts is None or parts[1] == "ff" or parts[2] == NO_TRACE or parts[3] == NO_SPAN:
         return None
     if parts[1] == "00" and parts[5]:
         return None
-    return Trace(parts[2], os.urandom(8).hex(), parts[4])
+    return Trace(parts[2], span_id, parts[4])

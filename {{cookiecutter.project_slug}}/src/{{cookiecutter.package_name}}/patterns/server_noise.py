@@ -17,6 +17,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from traceback import walk_tb
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -51,10 +52,19 @@ def quiet_noise(
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
             return sampled(record, f"malformed request: {type(error).__name__}", logging.INFO)
-        if isinstance(error, ConnectionError) and record.name == "aiohttp.server":
+        if isinstance(error, ConnectionError) and _left(error):
             return sampled(record, "a client left early", logging.DEBUG)
         if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
             return sampled(record, "out of file descriptors, connections wait", logging.ERROR)
         return True
 
     return passes
+
+
+def _left(error: ConnectionError) -> bool:
+    """Whether the connection that the request came by is gone; aiohttp's own frames know it."""
+    for frame, _ in walk_tb(error.__traceback__):
+        protocol = frame.f_locals.get("self")
+        if isinstance(protocol, web.RequestHandler):
+            return protocol.transport is None or protocol.transport.is_closing()
+    return False

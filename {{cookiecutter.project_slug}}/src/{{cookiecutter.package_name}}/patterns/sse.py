@@ -17,6 +17,7 @@ Not: a cap on open streams (`streams.open` counts them), or a history: that is t
 """
 
 import asyncio
+import math
 import random
 import re
 import socket
@@ -29,7 +30,7 @@ from aiohttp import hdrs, web
 
 __all__ = ["Backlog", "Streams", "sse_chunk"]
 
-LOW, HIGH = 16 * 1024, 64 * 1024 - 16  # asyncio's marks, less the frame of a chunk
+LEFT = suppress(ConnectionError, StopIteration)  # stateless: one for all, not 300 bytes a stream
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
     hdrs.CACHE_CONTROL: "no-store, no-transform",
@@ -55,7 +56,7 @@ class Streams:
 
     retry: float = 3.0  # seconds until a client comes back
     restart: float = 10.0  # at most, when it is the server that goes: lest all come at once
-    comment: float = 15.0  # seconds of silence
+    comment: float = 15.0  # seconds between comments, which keep proxies from closing the stream
     queue: int = 256  # events that a client may be behind
     close_timeout: float = 5.0  # seconds
     now: Callable[[], float] = time.time
@@ -68,7 +69,7 @@ class Streams:
         return len(self.streams)
 
     async def serve(
-        self, request: web.Request, source: Source, expires_at: float | None = None
+        self, request: web.Request, source: Source, expires_at: float = math.inf
     ) -> web.StreamResponse:
         """Stream until the client leaves, a drain, or `expires_at` (Unix time).
 
@@ -79,122 +80,117 @@ class Streams:
         response.force_close()  # a stream leaves nothing to reuse
         if request.method == hdrs.METH_HEAD or request.transport is None:
             return response
-        stream = _Stream(self, request, request.transport)
+        deadline = asyncio.get_running_loop().time() + expires_at - self.now()
+        stream = _Stream(self, request.protocol, request.transport, self.queue, deadline)
         self.streams.add(stream)
         try:
             after = request.headers.get("Last-Event-ID")
             async with source(stream.send, after) as backlog:
-                if expires_at is not None:
-                    stream.later(expires_at - self.now(), stream.end)
+                stream.queue[:0] = self._opening(after, backlog)
+                stream.limit += len(backlog[0])
+                del backlog  # or what was sent stays for as long as the stream
                 if self.draining:
                     stream.end(self._goodbye())
-                with suppress(ConnectionError):  # the client has left, which is no error
+                with LEFT:  # the client may have left already, which is no error
                     await response.prepare(request)
                     response.headers.clear()  # sent, and 1.5 KiB
-                    await stream.run(response, self._opening(after, backlog))
+                    stream.response = response
+                    stream.flush()
+                    await stream.done
         finally:
-            stream.leave()
             self.streams.remove(stream)
+            stream.end()
+            if not stream.transport.get_write_buffer_size():  # else it is aborted in time
+                stream.timer.cancel()
         return response
 
     async def drain(self, grace: float) -> None:
         """End all at once, each with its own `retry:`; after `grace` seconds abort who lingers."""
-        self.draining = True
+        self.draining, self.close_timeout = True, grace
         for stream in tuple(self.streams):
-            stream.end(self._goodbye(), grace)
+            stream.end(self._goodbye())
         while self.streams:  # noqa: ASYNC110  # once in a process's life
             await asyncio.sleep(0.01)
 
     def _opening(self, after: str | None, backlog: Backlog) -> list[bytes]:
         chunks, at, reset = backlog
-        first = b"retry: %d\n: open\n" % (self.retry * 1000)
-        if not chunks and (reset or after is None):
-            # Lets a client that has not received any event yet resume without a gap, too.
-            first += f"id: {at}\n".encode()
-        return [first + b"\n", *([sse_chunk(b"{}", event="reset")] if reset else []), *chunks]
+        # Lets a client that has not received any event yet resume without a gap, too.
+        here = f"id: {at}\n" if not chunks and (reset or after is None) else ""
+        first = f"retry: {self.retry * 1000:.0f}\n: open\n{here}\n".encode()
+        return [first, *([sse_chunk(b"{}", event="reset")] if reset else []), *chunks]
 
     def _goodbye(self) -> bytes:
         return b"retry: %d\n\n" % random.uniform(1000, self.restart * 1000)  # noqa: S311
 
 
-class _Stream:
-    # It stands before aiohttp's protocol, to see at once that the connection is lost.
-    def __init__(self, streams: Streams, request: web.Request, transport: asyncio.Transport):
-        self.streams, self.transport, self.protocol = streams, transport, request.protocol
-        self.response: web.StreamResponse | None = None
-        self.limit, self.lost = streams.queue, False
-        self.queue: list[bytes] = []  # an empty deque would be 760 bytes, an Event too
-        self.idle: asyncio.Future[None] | None = None
-        self.final: bytes | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        transport.set_protocol(self)  # type: ignore[arg-type]  # see __getattr__
+@dataclass(slots=True, eq=False)  # and one timer for all: there are thousands of these
+class _Stream:  # stands before aiohttp's protocol, to see at once that the connection is lost
+    streams: Streams
+    protocol: web.RequestHandler
+    transport: asyncio.Transport
+    limit: int
+    deadline: float  # in the loop's time
+    response: web.StreamResponse | None = None
+    queue: list[bytes] = field(default_factory=list[bytes])  # a deque or Event would be 760 bytes
+    ended: bool = False
+    done: asyncio.Future[None] = field(init=False)
+    timer: asyncio.TimerHandle = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.done = asyncio.get_running_loop().create_future()
+        self.watch()
+        self.transport.set_protocol(self)  # type: ignore[arg-type]  # see __getattr__
+        self.protocol.keep_alive(False)  # or its timer stays, 400 bytes
         with suppress(OSError, AttributeError):  # TCP on Linux: a bound for peers that vanished
-            option, milliseconds = socket.TCP_USER_TIMEOUT, int(streams.comment * 2000)
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+            option, limit = socket.TCP_USER_TIMEOUT, int(self.streams.comment * 2000)  # ms
+            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, limit)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.protocol, name)  # what it lacks itself, aiohttp's has
 
-    def send(self, chunk: bytes) -> None:
-        if self.lost or self.final is not None:
-            return
-        # The event counts too: a check of the buffer alone lets a large one stall the others.
-        # Above the low mark the transport may be paused still, and a write would have to wait.
-        size = self.transport.get_write_buffer_size()
-        fits = size <= LOW and size + len(chunk) <= HIGH
-        if self.response is not None and fits and not self.queue:
-            sending = self.response.write(chunk)
-            with suppress(StopIteration, ConnectionError):
-                sending.send(None)  # a chunk is written before its sender would wait for the drain
-            sending.close()
-        elif len(self.queue) < self.limit:
-            self.queue.append(chunk)
-            self.wake()
-        else:
-            self.streams.dropped += 1
-            self.end()
-            self.transport.abort()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        self.wake()
+        self.finish()
         self.protocol.connection_lost(exc)
 
-    def end(self, final: bytes = b"", grace: float | None = None) -> None:
-        if self.final is None:
-            self.final = final
-            self.wake()
-            self.later(self.streams.close_timeout if grace is None else grace, self.transport.abort)
+    def resume_writing(self) -> None:
+        self.protocol.resume_writing()
+        self.flush()
 
-    def wake(self) -> None:
-        if self.idle is not None and not self.idle.done():
-            self.idle.set_result(None)
+    def send(self, chunk: bytes) -> None:
+        if not self.ended and not self.transport.is_closing():
+            self.queue.append(chunk)
+            self.flush()
+            if len(self.queue) > self.limit:
+                self.streams.dropped += 1
+                self.transport.abort()
 
-    def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        if self.timer is not None:
+    def flush(self) -> None:
+        while self.queue and self.response is not None and not self.protocol.writing_paused:
+            sending = self.response.write(self.queue.pop(0))
+            with LEFT:
+                sending.send(None)  # written at once; what it would wait for is the drain
+            sending.close()
+        if self.ended and not self.queue:
+            self.finish()
+
+    def finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self.deadline - loop.time()
+        self.timer = loop.call_later(min(left, self.streams.comment), self.watch)
+        if left < 0.001:  # a timer may be early by a rounding
+            self.end()
+        elif self.response is not None and not self.queue:
+            self.send(b": still here\n\n")
+
+    def end(self, final: bytes = b"") -> None:
+        if not self.ended:
+            self.ended = True
+            self.queue.append(final)
+            self.flush()
+            loop = asyncio.get_running_loop()
             self.timer.cancel()
-        seconds = min(seconds, 30 * 86_400)  # a token may claim any number, a timer takes not any
-        self.timer = asyncio.get_running_loop().call_later(seconds, callback)
-
-    async def run(self, response: web.StreamResponse, opening: list[bytes]) -> None:
-        self.limit += len(opening)
-        self.queue[:0] = opening
-        self.response = response
-        while not self.lost:
-            if self.queue:
-                await response.write(self.queue.pop(0))
-            elif self.final is not None:
-                await response.write(self.final)
-                return
-            else:
-                self.idle = asyncio.get_running_loop().create_future()
-                try:
-                    async with asyncio.timeout(self.streams.comment):
-                        await self.idle
-                except TimeoutError:
-                    self.queue.append(b": still here\n\n")
-
-    def leave(self) -> None:
-        self.end()
-        if self.timer is not None and not self.transport.get_write_buffer_size():
-            self.timer.cancel()
+            self.timer = loop.call_later(self.streams.close_timeout, self.transport.abort)

@@ -15,7 +15,6 @@ Not: revocation before `ttl`, except by `clear()`, which is for a change of keys
 
 import time
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Generic, TypeVar
 
 __all__ = ["TokenCache"]
@@ -31,9 +30,7 @@ class TokenCache(Generic[T]):
         self, *, leeway: float = 0, size: int = 1024, ttl: float = 60, now: Now = time.time
     ) -> None:
         self._leeway, self._size, self._ttl, self._now = leeway, size, ttl, now
-        # By digest: the text of a token in memory is a credential in every core dump. By BLAKE2:
-        # with cold caches OpenSSL's SHA-256 takes longer than all the rest of a hit.
-        self._entries: dict[bytes, tuple[T, float, float]] = {}
+        self._entries: dict[tuple[int, str], tuple[T, float, float]] = {}
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
@@ -41,7 +38,7 @@ class TokenCache(Generic[T]):
 
     def get(self, token: str) -> T | None:
         """The value put for this very token, or None when there is none that is still good."""
-        key = blake2b(token.encode("utf-8", "surrogatepass")).digest()
+        key = _key(token)
         value, stored, until = self._entries.get(key, (None, 0, 0))
         if stored <= self._now() < until:  # a clock that was set back prolongs nothing
             self.hits += 1
@@ -52,7 +49,7 @@ class TokenCache(Generic[T]):
 
     def put(self, token: str, value: T, expires_at: float) -> None:
         """Remember a verified token; `expires_at` is its `exp`, in Unix seconds."""
-        now, key = self._now(), blake2b(token.encode("utf-8", "surrogatepass")).digest()
+        now, key = self._now(), _key(token)
         self._entries.pop(key, None)
         if len(self._entries) >= self._size:
             del self._entries[next(iter(self._entries))]
@@ -61,3 +58,12 @@ class TokenCache(Generic[T]):
     def clear(self) -> None:
         """Forget everything: keys changed, so what the old ones signed is verified again."""
         self._entries.clear()
+
+
+def _key(token: str) -> tuple[int, str]:
+    """A hit is the same hash, which is keyed in each process, and the same 96 bits at the end.
+
+    Not the text, which is a credential in every core dump: without the key, this leaves 160 bits of
+    an HS256 signature to guess. A BLAKE2 digest would do as well, for 2 µs of the bar of 5.
+    """
+    return hash(token), token[-16:]

@@ -61,7 +61,7 @@ class Source(Protocol):
     def part(self, parameter: str, annotation: type[object]) -> Part: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for each answer; frozen would cost three times as much
 class Reply(Generic[T, Status]):
     """An answer with a status, one of those that the annotation declares, and with headers."""
 
@@ -132,7 +132,7 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
 
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
-        request = called.request if isinstance(called, web.View) else called
+        request = called if isinstance(called, web.Request) else called.request
         values: dict[str, object] = {n: called if n in itself else request for n in given}
         errors: Errors = []
         for name, part in parts.items():
@@ -171,11 +171,12 @@ def _answer(responses: Responses) -> Callable[[object], web.StreamResponse]:
     usual, adapter = next(iter(responses.items()), (200, None))
 
     def answer(result: object) -> web.StreamResponse:
-        if isinstance(result, web.StreamResponse):
-            return result
-        reply: Reply[object, int] = Reply(result, usual)
         if isinstance(result, Reply):
-            reply = result  # pyright: ignore[reportUnknownVariableType]  # of what, is not kept
+            reply: Reply[object, int] = result  # pyright: ignore[reportUnknownVariableType]  # of what, is not kept
+        elif isinstance(result, web.StreamResponse):
+            return result
+        else:
+            reply = Reply(result, usual)
         if adapter is None:
             return web.Response(status=reply.status, headers=reply.headers)
         body, kind = adapter.serializer.to_json(reply.value, by_alias=True), "application/json"

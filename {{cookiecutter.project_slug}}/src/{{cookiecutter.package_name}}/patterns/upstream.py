@@ -71,7 +71,8 @@ class Upstream:
         self.in_flight += 1
         try:
             body = await self._read(session, path, min(within, self.timeout))
-            from_json(body, allow_inf_nan=False)  # which validation alone lets pass
+            if b"NaN" in body or b"Infinity" in body:
+                from_json(body, allow_inf_nan=False)  # which validation alone lets pass
             return model.model_validate_json(body)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise self._fault(error) from error

@@ -1,0 +1,1 @@
+../../../{{cookiecutter.project_slug}}/src/{{cookiecutter.package_name}}/patterns/{% if cookiecutter.redis %}redis_broker.py{% endif %}

@@ -1,0 +1,1 @@
+../../../{{cookiecutter.project_slug}}/tests/patterns/{% if cookiecutter.redis %}test_redis_broker.py{% endif %}
