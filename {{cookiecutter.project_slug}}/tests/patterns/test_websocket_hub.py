@@ -383,7 +383,7 @@ async def test_what_would_have_to_wait_for_a_paused_transport_is_queued() -> Non
             await asyncio.get_running_loop().sock_recv(peer, 4096)
         assert client.transport.get_write_buffer_size() > 16_384
         channel.publish(b"1")
-        assert client._queue == [b"\x81\x011"]
+        assert client._queue == [(b"\x81\x01", b"1")]
         peer.close()
 
 

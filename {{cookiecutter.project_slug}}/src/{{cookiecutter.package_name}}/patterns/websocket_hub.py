@@ -111,7 +111,7 @@ class Client:
     deadline: float  # in the loop's time
     _code: int | None = None
     _ready: bool = False  # the handshake has been answered
-    _queue: list[bytes] = field(default_factory=list[bytes])  # an empty deque would be 760 bytes
+    _queue: list[tuple[bytes, bytes]] = field(default_factory=list)  # a deque is 760 bytes, empty
     _receiver: asyncio.Task[object] | None = None
     _heard: bool = True
     timer: asyncio.TimerHandle = field(init=False)
@@ -137,7 +137,7 @@ class Client:
             return
         n = len(text)  # RFC 6455, section 5.2; by aiohttp's two coroutines it takes twice the time
         size = b"%c" % n if n < 126 else pack("!BH", 126, n) if n < 65536 else pack("!BQ", 127, n)
-        self._queue.append(b"\x81%b%b" % (size, text))
+        self._queue.append((b"\x81" + size, text))  # a text that waits is shared by all
         self._flush()
         if len(self._queue) > self.hub.queue:
             self.hub.dropped += 1
@@ -186,7 +186,7 @@ class Client:
     def _flush(self) -> None:
         protocol = self.request.protocol
         while self._queue and self._ready and not (protocol.writing_paused or self.ws.closed):
-            self.transport.write(self._queue.pop(0))
+            self.transport.write(b"".join(self._queue.pop(0)))
 
     async def _handle(self, message: WSMessage, on_text: OnText) -> None:
         try:
