@@ -16,7 +16,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,11 +27,12 @@ from aiohttp import web
 POOL = asyncio.Semaphore(10)
 
 
-def burn(seconds: float) -> None:
-    """Use so much CPU time, however often the machine takes the core away."""
-    until = time.thread_time() + seconds
+def burn(seconds: float) -> int:
+    """Use so much CPU time, however often the machine takes the core away; how often it looked."""
+    until, looks = time.thread_time() + seconds, 0
     while time.thread_time() < until:
-        pass
+        looks += 1
+    return looks
 
 
 async def light(request: web.Request) -> web.Response:
@@ -84,6 +85,29 @@ async def state(request: web.Request) -> web.Response:
     return web.json_response(found | {"streams": permits.streams, "waiting": permits.waiting})
 
 
+LOOKS: list[int] = []
+
+
+async def look(app: web.Application) -> AsyncIterator[None]:
+    """Every 50 ms, how often `burn` gets to look: a shared machine is at times half as fast."""
+
+    async def forever() -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            LOOKS.append(burn(0.0001))
+
+    task = asyncio.create_task(forever())
+    yield
+    task.cancel()
+
+
+async def pace(request: web.Request) -> web.Response:
+    """The mean since it was asked last."""
+    mean = sum(LOOKS) / max(1, len(LOOKS))
+    LOOKS.clear()
+    return web.Response(text=f"{mean:.2f}")
+
+
 Serve = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -112,7 +136,8 @@ def service(folder: Path, limit: str, **given: object) -> Serve:
     public = part(".patterns.jwt_auth").public
     app.add_routes([web.get(path, public(handler)) for path, handler in ROUTES.items()])
     never_shed = part(".patterns.backpressure").never_shed
-    app.router.add_get("/state", public(never_shed(state)))
+    app.add_routes([web.get(f"/{h.__name__}", public(never_shed(h))) for h in (state, pace)])
+    app.cleanup_ctx.append(look)
     drain = app[part(".app").DRAIN]
     main = part(".__main__")
     listen = part(".patterns.drain").Listen(

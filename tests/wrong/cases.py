@@ -1534,6 +1534,41 @@ async def a_refusal_is_less_work_than_an_answer(subject):
     expect(not seen, f"50 refusals made {len(seen)} responses, each with all the callbacks")
 
 
+def wrong_gate():
+    return app_with(snippet("early_refusal").shed_load(limit=0)), lambda server: None
+
+
+def right_gate():
+    module = pattern("early_refusal")
+    answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    gate = module.Gate(
+        crowded=lambda: True,
+        admits=lambda promised: False,
+        spared=lambda path: False,
+        answer=lambda path, known: answer,
+    )
+    return app_with(), lambda server: module.refuse_early(server, gate)
+
+
+@case("early_refusal", wrong=wrong_gate, right=right_gate)
+async def a_full_server_does_not_parse_what_it_refuses(subject):
+    app, prepare = subject
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    prepare(runner.server)
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+            for _ in range(50):
+                async with session.get("/") as response:
+                    expect(response.status == 503, f"a refusal is answered {response.status}")
+        made = runner.server.requests_count
+        expect(not made, f"50 refusals: {made} requests were parsed and given a task each")
+    finally:
+        await runner.cleanup()
+
+
 @asynccontextmanager
 async def heard(name, level=logging.WARNING):
     """What is logged meanwhile, and an event for the first of it."""

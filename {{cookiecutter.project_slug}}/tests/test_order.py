@@ -38,7 +38,7 @@ def test_the_session_is_there_before_what_needs_it() -> None:
     ]
 
 
-async def test_what_is_too_much_is_refused_before_the_application_is_entered() -> None:
+async def test_what_is_too_much_is_refused_before_it_is_parsed() -> None:
     begun, done = asyncio.Event(), asyncio.Event()
 
     @public
@@ -57,9 +57,12 @@ async def test_what_is_too_much_is_refused_before_the_application_is_entered() -
         first, second = [await asyncio.open_connection(*runner.addresses[0]) for _ in range(2)]
         first[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         await begun.wait()
-        # The application itself would begin with 100, middlewares or not.
-        second[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
-        assert (await second[0].readline()).split()[1] == b"503"
+        second[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\n\r\n")
+        head = await second[0].readuntil(b"\r\n\r\n")
+        assert head.split()[1] == b"503"
+        assert b"X-Request-ID: mine\r\n" in head
+        assert runner.server is not None
+        assert runner.server.requests_count == 1
         done.set()
         assert (await first[0].readline()).split()[1] == b"200"
     finally:

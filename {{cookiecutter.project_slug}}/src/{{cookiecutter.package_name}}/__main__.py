@@ -13,9 +13,11 @@ from functools import partial
 
 from aiohttp import web
 
-from .app import ADMIN, DRAIN, EARLY, create_app
+from .admission import GATE
+from .app import ADMIN, DRAIN, create_app
 from .dev import dev_token
 from .patterns.drain import Listen
+from .patterns.early_refusal import refuse_early
 from .patterns.json_logging import configure_logging, console_line, json_line
 from .patterns.parser_errors import parser_problems
 from .patterns.request_id import current_ids
@@ -100,8 +102,7 @@ def before_routing(runner: web.AppRunner) -> None:
     server = runner.server
     if server is not None:
         server.request_factory = parser_problems(server.request_factory, API_HEADERS)
-        if hasattr(server, "request_handler"):  # undocumented; without it the middleware does all
-            server.request_handler = runner.app[EARLY](server.request_handler)
+        refuse_early(server, runner.app[GATE]())
 
 
 def _tell(urls: Sequence[str]) -> None:

@@ -11,16 +11,16 @@ from prometheus_client import CollectorRegistry
 from pydantic_core import to_json
 
 from . import api
+from .admission import GATE, backpressure_of, gate_of
 from .api.keys import BROKER, DEV_TOKEN, HUB, STREAMS, TICKETS
 from .dev import dev_token, request_line
 from .documentation import add_documentation
 from .events import event_broker
 from .operations import PROBES, Counted, operation_routes, show_numbers
 from .patterns.adaptive_limit import AdaptiveLimit
-from .patterns.backpressure import FixedLimit, Limit, Permits, Serve, backpressure, refuse_early
+from .patterns.backpressure import FixedLimit, Limit, Permits
 from .patterns.body import bounded_body
 from .patterns.breaker import CircuitBreaker
-from .patterns.cheap_refusal import cheap_refusal
 from .patterns.client_session import SESSION, ClientLimits, client_session
 from .patterns.cors import cors_headers, cors_preflight
 from .patterns.drain import Drain
@@ -34,21 +34,20 @@ from .patterns.request_id import identify, outbound_headers, request_id, send_re
 from .patterns.request_log import json_line, request_log
 from .patterns.request_parts import READ_BODY
 from .patterns.retries import Retries
-from .patterns.security_headers import API_HEADERS, security_headers
+from .patterns.security_headers import security_headers
 from .patterns.sse import Streams
 from .patterns.stream_tickets import StreamTickets
 from .patterns.token_cache import TokenCache
 from .patterns.websocket_hub import Hub
 from .settings import Settings
 
-__all__ = ["ADMIN", "DRAIN", "EARLY", "create_app"]
+__all__ = ["ADMIN", "DRAIN", "create_app"]
 
 Manager = Callable[[web.Application], AbstractAsyncContextManager[None]]
 Generator = Callable[[web.Application], AsyncIterator[None]]
 
 DRAIN = web.AppKey("drain", Drain)
 ADMIN = web.AppKey("admin", web.Application)
-EARLY: web.AppKey[Callable[[Serve], Serve]] = web.AppKey("early")
 
 
 def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Application:
@@ -57,7 +56,7 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
     parts = _parts(settings, app)
     app.middlewares.extend(
         [  # Outermost first; tests/test_order.py holds this order.
-            _backpressure(app, parts),  # a refusal must cost next to nothing: first
+            backpressure_of(parts.counted.permits, parts.drain),  # must cost next to nothing: first
             parts.drain.count,  # whatever is let in is waited for when the service stops
             identify,  # all that follows can name the request
             _request_log(settings, write),  # outside of whatever decides on the answer
@@ -118,6 +117,7 @@ def _parts(settings: Settings, app: web.Application) -> _Parts:
     ends = [hub.drain, streams.drain]
     drain = Drain(delay=settings.drain_delay, timeout=settings.shutdown_timeout, streams=ends)
     app[DRAIN], app[HUB], app[STREAMS] = drain, hub, streams
+    app[GATE] = gate_of(app, permits, drain)
     app[READ_BODY] = bounded_body(
         max_bytes=settings.max_body_bytes, timeout=settings.body_timeout, waiting=permits.lent
     )
@@ -137,16 +137,6 @@ def _admin_app(parts: _Parts) -> web.Application:
     admin.on_response_prepare.extend([send_request_id, security_headers(), note_started])
     admin.add_routes(parts.operations)
     return admin
-
-
-def _backpressure(app: web.Application, parts: _Parts) -> Middleware:
-    refuse = cheap_refusal(
-        headers=API_HEADERS, request_id=request_id, draining=lambda: parts.drain.draining
-    )
-    permits = parts.counted.permits
-    early: Callable[[Serve], Serve] = partial(refuse_early, permits, app, refuse)
-    app[EARLY] = early
-    return backpressure(permits, refuse=refuse)
 
 
 def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middleware:

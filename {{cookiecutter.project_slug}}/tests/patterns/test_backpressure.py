@@ -13,8 +13,8 @@ from {{cookiecutter.package_name}}.patterns.backpressure import (
     FixedLimit,
     Permits,
     backpressure,
+    mark_of,
     never_shed,
-    refuse_early,
     stream,
 )
 
@@ -185,76 +185,30 @@ class Short(web.StreamResponse):
     """A refusal that needs no callbacks."""
 
 
-@asynccontextmanager
-async def early(
-    permits: Permits, response: Callable[[], web.StreamResponse]
-) -> AsyncGenerator[tuple[aiohttp.ClientSession, Gate, list[str]]]:
-    """A server with `refuse_early`, and the paths of the requests that middlewares saw."""
-    entered: list[str] = []
-
-    def refuse(request: web.Request, detail: str) -> web.StreamResponse:
-        return response()
-
-    @web.middleware
-    async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
-        entered.append(request.path)
-        return await handler(request)
-
-    def prepare(runner: web.AppRunner) -> None:
-        assert runner.server is not None
-        serve = runner.server.request_handler
-        runner.server.request_handler = refuse_early(permits, app, refuse, serve)
-
+def test_marks_are_of_handlers_views_and_methods() -> None:
     class View(web.View):
         @never_shed
         async def get(self) -> web.Response:
             return web.Response()
 
-        async def post(self) -> web.Response:
-            return web.Response()
-
-    app, gate = web.Application(), Gate()
-    app.middlewares.extend([outermost, backpressure(permits, refuse=refuse)])
-    app.router.add_get("/slow", gate.slow)
-    app.router.add_get("/events/{name}", gate.events)
-    app.router.add_view("/view", View)
-    inner = web.Application()
-    inner.router.add_get("/livez", gate.livez)
-    app.add_subapp("/inner", inner)
-    async with serve(app, prepare=prepare) as client:
-        yield client, gate, entered
+    gate = Gate()
+    assert mark_of(gate.livez, "GET") == mark_of(View, "GET") == "health"
+    assert mark_of(gate.events, "GET") == mark_of(stream(View), "POST") == "stream"
+    assert mark_of(gate.slow, "GET") is None
 
 
-async def test_an_early_refusal_is_counted_and_enters_no_middleware() -> None:
-    permits = Permits(FixedLimit(1))
-    async with early(permits, lambda: Short(status=503)) as (client, gate, entered):
-        first = asyncio.create_task(status(client, "/slow"))
-        await gate.begun.acquire()
-        assert await status(client, "/slow") == 503
-        assert await status(client, "/nowhere") == 503
-        gate.open.set()
-        assert await first == 200
-        assert await status(client, "/slow") == 200
-    assert entered == ["/slow", "/slow"]
-    assert permits.shed["requests"] == 2
+async def test_a_service_is_crowded_from_half_of_its_limit_on() -> None:
+    permits = Permits(FixedLimit(4))
+    crowds: list[bool] = []
+    for permits.in_flight in range(5):
+        crowds.append(permits.crowded())
+    assert crowds == [False, False, True, True, True]
 
 
-async def test_nothing_that_has_a_mark_is_refused_early() -> None:
-    permits = Permits(FixedLimit(0))
-    async with early(permits, lambda: Short(status=503)) as (client, gate, entered):
-        gate.open.set()
-        for path in ("/view", "/events/one", "/inner/livez"):
-            assert await status(client, path) == 200
-        async with client.post("/view") as response:
-            assert response.status == 503
-    assert entered == ["/view", "/events/one", "/inner/livez"]
-
-
-async def test_an_ordinary_response_is_left_to_the_middleware() -> None:
-    permits = Permits(FixedLimit(0))
-    async with early(permits, lambda: web.Response(status=503)) as (client, _, entered):
-        assert await status(client, "/slow") == 503
-    assert entered == ["/slow"]
+async def test_what_is_promised_counts_and_a_refusal_is_counted() -> None:
+    permits = Permits(FixedLimit(4), in_flight=2)
+    assert permits.admits(1)
+    assert not permits.admits(2)
     assert permits.shed["requests"] == 1
 
 

@@ -42,17 +42,20 @@ class _Step:
 class AdaptiveLimit:
     """A `limit` between `floor` and `ceiling` at which the loop runs about `target` seconds late.
 
+    A line of requests rides out a burst, but where most are refused it only makes those let in
+    wait: there the loop is to be late by up to half less.
     The probe starts with the first request and stops when none is in flight. Prior art: CoDel (RFC
     8289) for standing delay as the signal, DAGOR (SoCC 2018) for delay instead of latency.
     """
 
     def __init__(
-        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.010
+        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.012
     ) -> None:
         self.ceiling, self.floor, self.target = ceiling, min(floor, ceiling), target
         self.delay = 0.0  # seconds, median of the last window; for a gauge
         self._level, self._cold = 0.0, start
-        self._refused = self._in_flight = self._peak = self._done = self._settled = 0
+        self._refused = self._in_flight = self._peak = self._settled = 0
+        self._done = self._done_before = 0  # all in all, and when it decided last
         self._measured_from = (0.0, 0)  # when, and how many had finished by then
         self._step: _Step | None = None
         self._hold, self._held_until = HOLD, 0.0
@@ -86,14 +89,16 @@ class AdaptiveLimit:
         self.delay = delay
         refused, self._refused = self._refused, 0
         peak, self._peak = self._peak, self._in_flight
-        if delay <= self.target / 2:
+        done, self._done_before = self._done - self._done_before, self._done
+        target = self.target * (1 - (refused / max(1, refused + done)) ** 2 / 2)
+        if delay <= target / 2:
             if refused:
                 self._grow(now)
             elif peak < self.limit / 2:  # else they come and go in step, and will be refused again
                 self._measured_from = (now, self._done)
         else:
             self._measured_from = (now, self._done)
-            factor = max(0.5, math.sqrt(self.target / delay))
+            factor = max(0.5, math.sqrt(target / delay))
             # A stall that the requests did not cause (few are in flight) lowers nothing.
             if refused if factor > 1 else peak >= self.limit / 2:
                 self._step = None

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol, TypeAlias, TypeVar
@@ -25,16 +25,24 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ["FixedLimit", "Limit", "Permits", "backpressure", "never_shed", "refuse_early", "stream"]
+__all__ = [
+    "FULL",
+    "FixedLimit",
+    "Limit",
+    "Permits",
+    "backpressure",
+    "mark_of",
+    "never_shed",
+    "stream",
+]
 
 logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., object])
 Refuse: TypeAlias = Callable[[web.Request, str], web.StreamResponse]
-Serve: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 MARK = "backpressure_mark"
 REASONS = ("requests", "streams", "bodies", "gone")
 REPORT_EVERY = 1.0  # seconds
-REQUESTS = "The service handles as many requests as it can; try again later."
+FULL = "The service handles as many requests as it can; try again later."
 STREAMS = "The service has as many open streams as it can; try again later."
 BODIES = "Too many requests are still sending their body; try again later."
 
@@ -101,13 +109,24 @@ class Permits:
             asyncio.get_running_loop().call_soon(self._end_pass)
         self._leaving += 1
 
+    def crowded(self) -> bool:
+        """Whether half of the limit is taken: below, nobody has to look more closely."""
+        return 2 * self.in_flight >= self.limit.limit
+
+    def admits(self, promised: int = 0) -> bool:
+        """Whether one more may come in, besides those in flight and `promised`; counts a no."""
+        if self.limit.admit(self.in_flight + promised):
+            return True
+        self.refused("requests")
+        return False
+
     @contextmanager
     def lent(self, request: web.Request) -> Generator[None]:
         """Do without the permit while the client is slow to send, and take one again afterwards.
 
         Raises 503 when `max_waiting` requests do so already, or when no permit is left afterwards.
         """
-        if _mark(request.match_info.handler, request.method) is not None:
+        if mark_of(request.match_info.handler, request.method) is not None:
             yield  # health checks and streams hold no permit
             return
         if self.waiting >= self.max_waiting:
@@ -118,13 +137,12 @@ class Permits:
         admitted = True
         try:
             yield
-            admitted = self.limit.admit(self.in_flight)
+            admitted = self.admits()
         finally:
             self.waiting -= 1
             self.in_flight += 1  # even when refused: the middleware gives back what it took
         if not admitted:
-            self.refused("requests")
-            refuse_in_full(request, REQUESTS)
+            refuse_in_full(request, FULL)
 
     def refused(self, reason: str) -> None:
         """Count a refusal; those of one second share one line in the log."""
@@ -148,7 +166,7 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        mark = _mark(request.match_info.handler, request.method)
+        mark = mark_of(request.match_info.handler, request.method)
         if mark == "health":
             return await handler(request)
         if request.transport is None:
@@ -163,9 +181,8 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
                 return await handler(request)
             finally:
                 permits.streams -= 1
-        if not permits.limit.admit(permits.in_flight):
-            permits.refused("requests")
-            return refuse(request, REQUESTS)
+        if not permits.admits():
+            return refuse(request, FULL)
         permits.in_flight += 1
         try:
             return await handler(request)
@@ -175,26 +192,7 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
     return guard
 
 
-def refuse_early(permits: Permits, app: web.Application, refuse: Refuse, serve: Serve) -> Serve:
-    """Wrap the `request_handler` of a `web.Server`: refuse before any middleware is entered."""
-
-    async def full(request: web.Request) -> web.StreamResponse:
-        mark = _mark((await app.router.resolve(request)).handler, request.method)
-        if mark is None and not permits.limit.admit(permits.in_flight):
-            response = refuse(request, REQUESTS)
-            if not isinstance(response, web.Response):  # that one needs their callbacks
-                permits.refused("requests")
-                return response
-        return await serve(request)
-
-    def early(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        if permits.in_flight >= permits.limit.limit and isinstance(request, web.Request):
-            return full(request)
-        return serve(request)  # no coroutine of ours: under a stream it would stay for hours
-
-    return early
-
-
-def _mark(handler: object, method: str) -> str | None:
+def mark_of(handler: object, method: str) -> str | None:
+    """What a route's handler is marked as, also a view or its method; None is a plain request."""
     own = getattr(handler, method.lower(), None) if isinstance(handler, type) else None
     return getattr(own, MARK, None) or getattr(handler, MARK, None)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import HttpVersion11, hdrs, web
 
-__all__ = ["cheap_refusal"]
+__all__ = ["cheap_refusal", "refusal_bytes"]
 
 ANSWER = web.RequestKey("prebuilt_answer", bytes)
 quoted = json.JSONEncoder().encode  # json.dumps takes twice as long to get there
@@ -37,27 +37,49 @@ def cheap_refusal(
 
     What `request_id` returns must be ASCII and safe in a header; `detail` must be safe in JSON.
     """
-    fixed = {**(headers or {}), hdrs.CONTENT_TYPE: "application/problem+json"}
-    lines, prebuilt = "".join(f"{k}: {v}\r\n" for k, v in fixed.items()), _Prebuilt(status=503)
-    head = f"HTTP/1.1 503 Service Unavailable\r\n{lines}{hdrs.RETRY_AFTER}: "
+    fixed, prebuilt = _with_type(headers), _Prebuilt(status=503)
+    answer = refusal_bytes(headers)
 
     def refuse(request: web.Request, detail: str) -> web.StreamResponse:
-        seconds = int(1 + random.random() * 5)  # noqa: S311  # or all would come back together
         known = request_id(request) if request_id is not None else ""
-        member = f',"request_id":"{known}"' if known else ""
-        body = (
-            '{"type":"about:blank","title":"Service Unavailable","status":503,'
-            f'"detail":"{detail}","instance":{quoted(request.rel_url.raw_path)}{member}}}'
-        )
+        path = request.rel_url.raw_path
         if draining() or not _plain(request):
-            own = {hdrs.RETRY_AFTER: str(seconds)} | ({"X-Request-ID": known} if known else {})
-            return web.Response(status=503, body=body.encode(), headers=fixed | own)
-        line = f"X-Request-ID: {known}\r\n" if known else ""
-        answer = f"{head}{seconds}\r\n{line}Content-Length: {len(body)}\r\n\r\n{body}"
-        request[ANSWER] = answer.encode("ascii")
+            own = {hdrs.RETRY_AFTER: str(_soon())} | ({"X-Request-ID": known} if known else {})
+            body = _body(detail, path, known).encode()
+            return web.Response(status=503, body=body, headers=fixed | own)
+        request[ANSWER] = answer(detail, path, known)
         return prebuilt
 
     return refuse
+
+
+def refusal_bytes(headers: Mapping[str, str] | None = None) -> Callable[[str, str, str], bytes]:
+    """The same answer, from a sentence, a path and an id, for what has no request at hand."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in _with_type(headers).items())
+    head = f"HTTP/1.1 503 Service Unavailable\r\n{lines}{hdrs.RETRY_AFTER}: "
+
+    def answer(detail: str, path: str, known: str) -> bytes:
+        body = _body(detail, path, known)
+        line = f"X-Request-ID: {known}\r\n" if known else ""
+        return f"{head}{_soon()}\r\n{line}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
+
+    return answer
+
+
+def _with_type(headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {**(headers or {}), hdrs.CONTENT_TYPE: "application/problem+json"}
+
+
+def _soon() -> int:
+    return int(1 + random.random() * 5)  # noqa: S311  # or all would come back together
+
+
+def _body(detail: str, path: str, known: str) -> str:
+    member = f',"request_id":"{known}"' if known else ""
+    return (
+        '{"type":"about:blank","title":"Service Unavailable","status":503,'
+        f'"detail":"{detail}","instance":{quoted(path)}{member}}}'
+    )
 
 
 class _Prebuilt(web.StreamResponse):
