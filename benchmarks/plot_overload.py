@@ -1,4 +1,5 @@
-"""Draw goodput against load from `results/overload.json` as `docs/images/overload.svg`.
+"""Draw goodput against load from `results/overload.json` as `docs/images/overload.svg`, and write
+the table of the README.
 
     python benchmarks/plot_overload.py
 
@@ -8,6 +9,7 @@ A1, A2, A5 and A10 give the points; it reads in light and in dark pages.
 
 import json
 import math
+import re
 from pathlib import Path
 from statistics import median
 
@@ -15,9 +17,11 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "overload.json"
 IMAGE = ROOT / "docs" / "images" / "overload.svg"
 LOADS = {"A1": 1, "A2": 2, "A5": 5, "A10": 10}
+README = ROOT / "README.md"
+TABLE = re.compile(r"(<!-- overload -->\n).*?(?=<!-- / -->)", re.DOTALL)
 CURVES = {
     "adaptive": ("adaptive, as generated", "#2f81f7"),
-    "100": ("a semaphore of 100", "#d29922"),
+    "100": ("a fixed limit of 100", "#d29922"),
     "none": ("no limit", "#f85149"),
 }
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 320, 56, 24, 176, 48
@@ -37,6 +41,25 @@ def text(
     return (
         f'<text x="{at_x:.0f}" y="{at_y:.0f}" text-anchor="{anchor}" fill="{color}">{words}</text>'
     )
+
+
+def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    """Medians; the README says of how many runs."""
+    rows = ["offered, of capacity", "answered in time, of capacity", "p99 of these", "refused in"]
+    rows = ["| " + " | ".join([*rows, "with the best fixed limit", "with 100"]) + " |"]
+    rows.append("|---" * 6 + "|")
+    for scenario, load in LOADS.items():
+        by_limit = results[scenario]
+        middle = {
+            limit: {key: median(run[key] for run in runs) for key in runs[0]}
+            for limit, runs in by_limit.items()
+        }
+        own = middle["adaptive"]
+        goods = [middle[limit]["good"] for limit in ("best", "100")]
+        cells = [f"{load}x", f"{own['good']:.0%}", f"{own['p99'] * 1000:.0f} ms"]
+        cells += [f"{own['refusal_p99'] * 1000:.0f} ms"] + [f"{good:.0%}" for good in goods]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
 
 
 def main() -> None:
@@ -73,6 +96,7 @@ def main() -> None:
         parts.append(text(WIDTH - RIGHT + 10, at, name, "start", color))
     IMAGE.parent.mkdir(parents=True, exist_ok=True)
     IMAGE.write_text("\n".join([*parts, "</svg>", ""]))
+    README.write_text(TABLE.sub(lambda found: found[1] + table(results), README.read_text()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
 from {{cookiecutter.package_name}}.__main__ import before_routing
-from {{cookiecutter.package_name}}.app import create_app
+from {{cookiecutter.package_name}}.app import DRAIN, create_app
 from {{cookiecutter.package_name}}.patterns.jwt_auth import public
+from {{cookiecutter.package_name}}.patterns.security_headers import API_HEADERS
 
 from .conftest import make_settings
 
@@ -38,7 +41,12 @@ def test_the_session_is_there_before_what_needs_it() -> None:
     ]
 
 
-async def test_what_is_too_much_is_refused_before_it_is_parsed() -> None:
+Ask = Callable[[str], Awaitable[tuple[int, str]]]
+
+
+@asynccontextmanager
+async def full_service() -> AsyncGenerator[tuple[web.AppRunner, Ask]]:
+    """One request is all that it takes on, and that is there; `ask` gets a status and a head."""
     begun, done = asyncio.Event(), asyncio.Event()
 
     @public
@@ -53,19 +61,47 @@ async def test_what_is_too_much_is_refused_before_it_is_parsed() -> None:
     await runner.setup()
     before_routing(runner)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
+    first, second = [await asyncio.open_connection(*runner.addresses[0]) for _ in range(2)]
+
+    async def ask(path: str) -> tuple[int, str]:
+        second[1].write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\n\r\n".encode())
+        head = (await second[0].readuntil(b"\r\n\r\n")).decode()
+        await second[0].readexactly(int(head.partition("Content-Length: ")[2].split()[0]))
+        return int(head.split()[1]), head
+
     try:
-        first, second = [await asyncio.open_connection(*runner.addresses[0]) for _ in range(2)]
         first[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        await begun.wait()
-        second[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\n\r\n")
-        head = await second[0].readuntil(b"\r\n\r\n")
-        assert head.split()[1] == b"503"
-        assert b"X-Request-ID: mine\r\n" in head
-        assert runner.server is not None
-        assert runner.server.requests_count == 1
-        done.set()
-        assert (await first[0].readline()).split()[1] == b"200"
+        async with asyncio.timeout(10):
+            await begun.wait()
+            yield runner, ask
+            done.set()
+            assert (await first[0].readline()).split()[1] == b"200"
     finally:
         for _, writer in (first, second):
             writer.close()
         await runner.cleanup()
+
+
+async def test_what_is_too_much_is_refused_before_it_is_parsed() -> None:
+    async with full_service() as (runner, ask):
+        for _ in range(2):
+            status, head = await ask("/slow")
+            assert status == 503
+        assert runner.server is not None
+        assert runner.server.requests_count == 1
+        for name, value in {**API_HEADERS, "X-Request-ID": "mine"}.items():
+            assert f"{name}: {value}\r\n" in head
+
+
+async def test_health_is_answered_however_full_the_service_is() -> None:
+    async with full_service() as (_, ask):
+        assert (await ask("/slow"))[0] == 503
+        assert (await ask("/livez"))[0] == 200
+
+
+async def test_a_refusal_while_draining_ends_the_connection() -> None:
+    async with full_service() as (runner, ask):
+        runner.app[DRAIN].draining = True
+        status, head = await ask("/slow")
+    assert status == 503
+    assert "Connection: close\r\n" in head

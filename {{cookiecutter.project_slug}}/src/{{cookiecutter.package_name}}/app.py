@@ -56,7 +56,7 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
     parts = _parts(settings, app)
     app.middlewares.extend(
         [  # Outermost first; tests/test_order.py holds this order.
-            backpressure_of(parts.counted.permits, parts.drain),  # must cost next to nothing: first
+            backpressure_of(parts.counted.permits, parts.drain),  # first: refusing must be cheap
             parts.drain.count,  # whatever is let in is waited for when the service stops
             identify,  # all that follows can name the request
             _request_log(settings, write),  # outside of whatever decides on the answer

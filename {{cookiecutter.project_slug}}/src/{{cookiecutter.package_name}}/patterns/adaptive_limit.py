@@ -42,14 +42,14 @@ class _Step:
 class AdaptiveLimit:
     """A `limit` between `floor` and `ceiling` at which the loop runs about `target` seconds late.
 
-    A line of requests rides out a burst, but where most are refused it only makes those let in
-    wait: there the loop is to be late by up to half less.
+    A line of requests rides out a burst, but the more are refused, the more it only makes those let
+    in wait: where all were, the loop is to be late by 0.3 of it.
     The probe starts with the first request and stops when none is in flight. Prior art: CoDel (RFC
     8289) for standing delay as the signal, DAGOR (SoCC 2018) for delay instead of latency.
     """
 
     def __init__(
-        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.012
+        self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.018
     ) -> None:
         self.ceiling, self.floor, self.target = ceiling, min(floor, ceiling), target
         self.delay = 0.0  # seconds, median of the last window; for a gauge
@@ -90,7 +90,7 @@ class AdaptiveLimit:
         refused, self._refused = self._refused, 0
         peak, self._peak = self._peak, self._in_flight
         done, self._done_before = self._done - self._done_before, self._done
-        target = self.target * (1 - (refused / max(1, refused + done)) ** 2 / 2)
+        target = self.target * (1 - 0.7 * refused / max(1, refused + done))
         if delay <= target / 2:
             if refused:
                 self._grow(now)
