@@ -9,7 +9,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from {{cookiecutter.package_name}}.patterns import cheap_refusal as pattern
-from {{cookiecutter.package_name}}.patterns.cheap_refusal import cheap_refusal
+from {{cookiecutter.package_name}}.patterns.cheap_refusal import (
+    cheap_refusal,
+    refusal_bytes,
+)
 
 Refuse = Callable[[web.Request, str], web.StreamResponse]
 GET = b"GET /a%22b?q=1 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -85,6 +88,20 @@ async def test_a_refusal_is_a_problem_document_with_the_headers_given() -> None:
         "instance": "/a%22b",
         "request_id": "id-1",
     }
+
+
+async def test_the_answer_is_the_same_without_a_request() -> None:
+    made = refusal_bytes({"X-Own": "1"})("Come back later.", "/a%22b", "id-1").decode()
+    refuse = cheap_refusal(headers={"X-Own": "1"}, request_id=lambda _: "id-1")
+    async with connected(refuse) as wire:
+        await wire.send(GET)
+        first, headers, body = await wire.answer()
+    head, _, rest = made.partition("\r\n\r\n")
+    lines = head.split("\r\n")
+    own = dict(line.split(": ", 1) for line in lines[1:])
+    assert (lines[0], rest) == (first, body.decode())
+    assert own | {"Retry-After": "1"} == headers | {"Retry-After": "1"}
+    assert own["Retry-After"] in {"1", "2", "3", "4", "5"}
 
 
 async def test_the_connection_lives_on_after_a_refusal() -> None:
