@@ -376,7 +376,9 @@ def line(name: str, limit: str, runs: Sequence[Figures]) -> str:
     row += f" D {middle['good_d']:4.2f} {middle['refused']:7.1%} {middle['silent']:7.1%}"
     for key in ("p50", "p99", "refusal_p99", "livez_p99", "after_p99"):
         row += f" {middle[key] * 1000:6.0f}" if key in middle else "      -"
-    row += f"  core {middle['core']:.2f} stolen {middle['stolen']:.2f} slower {middle['slower']:.2f}"
+    row += (
+        f"  core {middle['core']:.2f} stolen {middle['stolen']:.2f} slower {middle['slower']:.2f}"
+    )
     row += f" drift {middle['drift']:.2f}"
     if limit != "adaptive":
         return row
