@@ -441,13 +441,15 @@ async def test_a_connection_about_to_wake_or_to_close_is_not_idle() -> None:
 async def test_the_wiring_of_the_docstring_works() -> None:
     service = Service()
     runner = web.AppRunner(web.Application())
-    await runner.setup()
     wiring = textwrap.dedent((pattern.__doc__ or "").split("Wiring::")[1].split("Needs:")[0])
-    names = {"runner": runner, "crowded": lambda: True, "admits": service.admit}
-    names |= {"spared": service.gate.spared, "answer": service.answer}
-    exec(wiring, {**vars(pattern), **names})  # noqa: S102
+    names: dict[str, object] = {**vars(pattern), "runner": runner, "crowded": lambda: True}
+    names |= {"admits": service.admit, "spared": lambda _: False, "answer": service.answer}
+    exec(f"async def wire():{textwrap.indent(wiring, '    ')}", names)  # noqa: S102
+    wire = names["wire"]
+    assert callable(wire)
+    await wire()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    wire = Wire(*await asyncio.open_connection(*runner.addresses[0][:2]))
-    assert (await wire.ask(GET))[0] == 503
-    await close([wire])
+    client = Wire(*await asyncio.open_connection(*runner.addresses[0][:2]))
+    assert (await client.ask(GET))[0] == 503
+    await close([client])
     await runner.cleanup()

@@ -7,8 +7,8 @@ at the bytes first and answers by itself what is one whole, plain request, while
 Wiring::
 
     gate = Gate(crowded=crowded, admits=admits, spared=spared, answer=answer)
-    server = runner.server
-    refuse_early(server, gate)
+    await runner.setup()
+    refuse_early(runner.server, gate)
 
 Needs: aiohttp>=3.14.4
 Order: after the runner's setup, before the first site starts; the middleware that limits stays.
