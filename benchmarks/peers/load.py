@@ -149,7 +149,7 @@ class Clients:
 
     def run(self, deadline: float) -> None:
         while self.waiting and time.perf_counter() < deadline:
-            for fd, _ in self.poll.poll(PATIENCE):
+            for fd, _ in self.poll.poll(0):
                 connection = self.sockets[fd]
                 data = self.partial.pop(fd, b"") + connection.recv(65536)
                 if complete(data):

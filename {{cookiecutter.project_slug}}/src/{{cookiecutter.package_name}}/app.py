@@ -30,7 +30,7 @@ from .patterns.jwt_auth import AUTH_FAILURE, CLAIMS, Claims, jwt_auth
 from .patterns.jwt_verify import TokenPolicy, hs256_verifier, jwks_verifier
 from .patterns.loop_watch import watch_loop
 from .patterns.metrics import metrics
-from .patterns.request_id import identify, outbound_headers, request_id, send_request_id, trace
+from .patterns.request_id import identify, ids_of, outbound_headers, request_id, send_request_id
 from .patterns.request_log import json_line, request_log
 from .patterns.request_parts import READ_BODY
 from .patterns.retries import Retries
@@ -141,10 +141,10 @@ def _admin_app(parts: _Parts) -> web.Application:
 
 def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middleware:
     def fields(request: web.Request) -> dict[str, object]:
-        claims: Claims | None = request.get(CLAIMS)
+        ids, claims = ids_of(request), request.get(CLAIMS)
         line: dict[str, object] = {
-            "request_id": request_id(request),
-            "trace_id": trace(request).trace_id,
+            "request_id": ids.request_id,
+            "trace_id": ids.trace_id,
             "sub": claims.sub if claims is not None else None,
         }
         return line | ({"auth": request[AUTH_FAILURE]} if AUTH_FAILURE in request else {})

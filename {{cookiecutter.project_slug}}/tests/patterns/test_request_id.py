@@ -8,17 +8,17 @@ from {{cookiecutter.package_name}}.patterns import request_id as pattern
 from {{cookiecutter.package_name}}.patterns.request_id import (
     current_ids,
     identify,
+    ids_of,
     outbound_headers,
     request_id,
     send_request_id,
-    trace,
 )
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 async def show(request: web.Request) -> web.Response:
-    seen = {"id": request_id(request), "trace": trace(request).trace_id, **current_ids()}
+    seen = {"id": request_id(request), "trace": ids_of(request).trace_id, **current_ids()}
     return web.json_response(seen | {"outbound": dict(outbound_headers())})
 
 

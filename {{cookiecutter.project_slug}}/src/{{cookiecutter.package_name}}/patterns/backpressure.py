@@ -194,5 +194,7 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
 
 def mark_of(handler: object, method: str) -> str | None:
     """What a route's handler is marked as, also a view or its method; None is a plain request."""
-    own = getattr(handler, method.lower(), None) if isinstance(handler, type) else None
-    return getattr(own, MARK, None) or getattr(handler, MARK, None)
+    mark: str | None = getattr(handler, MARK, None)
+    if isinstance(handler, type):
+        mark = getattr(getattr(handler, method.lower(), None), MARK, mark)
+    return mark

@@ -41,13 +41,14 @@ def bounded_body(
     """
 
     async def read(request: web.Request) -> bytes:
-        _check_headers(request, max_bytes)
+        _check_coding(request)
         body = bytearray()
         try:
             if request.content.is_eof():  # the usual case, which needs no timer (4 µs)
                 whole = request.content.read_nowait()
                 _check_size(len(whole), max_bytes)
                 return whole
+            _check_size(request.content_length or 0, max_bytes)
             if not await _collect(request, body, max_bytes, min(patience, timeout)):
                 with waiting(request):
                     if not await _collect(request, body, max_bytes, timeout - patience):
@@ -75,13 +76,12 @@ async def continue_when_read(request: web.Request) -> None:
         request[EXPECTS] = True
 
 
-def _check_headers(request: web.Request, max_bytes: int) -> None:
+def _check_coding(request: web.Request) -> None:
     coding = request.headers.get(hdrs.CONTENT_ENCODING)
     if coding and coding.strip().lower() not in CODINGS:
         accepted = {hdrs.ACCEPT_ENCODING: "gzip, deflate"}  # RFC 9110, section 15.5.16
         text = "This Content-Encoding is not supported."
         raise _last(web.HTTPUnsupportedMediaType(text=text, headers=accepted))
-    _check_size(request.content_length or 0, max_bytes)
 
 
 async def _collect(request: web.Request, body: bytearray, max_bytes: int, seconds: float) -> bool:

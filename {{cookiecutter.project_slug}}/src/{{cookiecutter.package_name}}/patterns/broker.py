@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 __all__ = ["Backlog", "Broker", "Deliver", "Event", "MemoryBroker"]
@@ -34,6 +35,7 @@ ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 BATCH = 200  # deliveries in one go: at about 5 us each this holds the loop for a millisecond
 LOGGER = logging.getLogger(__name__)
 Key = tuple[int, int]
+START = (-1, -1)  # before any event
 
 
 class Event(NamedTuple):
@@ -70,7 +72,7 @@ class Broker(Protocol):
 
 
 class _Topic:
-    def __init__(self, floor: Key, history: int) -> None:
+    def __init__(self, floor: str, history: int) -> None:
         self.floor = floor  # every event of the topic with a greater id is still kept
         self.events: deque[Event] = deque(maxlen=history)
         self.subscribers: dict[_Subscription, None] = {}  # in the order in which they came
@@ -84,7 +86,8 @@ class MemoryBroker:
         self, *, history: int = 1000, topics: int = 10_000, now: Callable[[], float] = time.time
     ) -> None:
         self._history, self._limit, self._now = history, topics, now
-        self._last = self._floor = (int(now() * 1000), 0)
+        self._last = (int(now() * 1000), 0)
+        self._floor = _text(self._last)
         self._topics: dict[str, _Topic] = {}
 
     async def publish(self, topic: str, payload: bytes) -> Event:
@@ -95,7 +98,7 @@ class MemoryBroker:
         self._last = (milliseconds, 0) if milliseconds > ms else (ms, seq + 1)
         event = Event(_text(self._last), payload)
         if len(state.events) == self._history:
-            state.floor = _key(state.events[0].id)
+            state.floor = state.events[0].id
         state.events.append(event)
         if not state.pending and len(state.subscribers) <= BATCH:
             for subscriber in tuple(state.subscribers):
@@ -107,7 +110,7 @@ class MemoryBroker:
         return event
 
     async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
-        events = self._after(topic, _key(after))
+        events = self._after(topic, _key(after), limit + 1)
         return events[:limit], len(events) > limit
 
     def subscribe(
@@ -118,7 +121,7 @@ class MemoryBroker:
     def _join(self, subscription: "_Subscription") -> Backlog:
         after, topic, key = subscription.after, subscription.topic, _key(subscription.after)
         state = self._open(topic)
-        reset = after is not None and not state.floor <= key <= self._last
+        reset = after is not None and not _key(state.floor) <= key <= self._last
         events = [] if after is None else self._after(topic, (0, 0) if reset else key)
         subscription.since = self._last
         state.subscribers[subscription] = None
@@ -130,16 +133,18 @@ class MemoryBroker:
         if not state.events and not state.subscribers:
             del self._topics[subscription.topic]
 
-    def _after(self, topic: str, key: Key) -> list[Event]:
-        events = self._topics[topic].events if topic in self._topics else ()
-        return list(events)[bisect_right(events, key, key=lambda event: _key(event.id)) :]
+    def _after(self, topic: str, key: Key, count: int | None = None) -> list[Event]:
+        events = self._topics[topic].events if topic in self._topics else deque[Event]()
+        first = bisect_right(events, key, key=lambda event: _key(event.id)) if key > START else 0
+        return list(islice(events, first, None if count is None else first + count))
 
     def _open(self, topic: str) -> _Topic:
         # Taken out and put back: the dict is ordered by last use.
         state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
-        idle = (name for name, t in self._topics.items() if not t.subscribers)
-        if len(self._topics) >= self._limit and (name := next(idle, None)) is not None:
-            self._floor = max(self._floor, _key(self._topics.pop(name).events[-1].id))
+        if len(self._topics) >= self._limit:
+            idle = (name for name, t in self._topics.items() if not t.subscribers)
+            if (name := next(idle, None)) is not None:
+                self._floor = max(self._floor, self._topics.pop(name).events[-1].id, key=_key)
         self._topics[topic] = state
         return state
 
@@ -180,7 +185,7 @@ def _deliver(deliver: Deliver, event: Event) -> None:
 
 def _key(text: str | None) -> Key:
     parts = ID.fullmatch(text) if text else None
-    return (int(parts[1]), int(parts[2])) if parts else (-1, -1)
+    return (int(parts[1]), int(parts[2])) if parts else START
 
 
 def _text(key: Key) -> str:

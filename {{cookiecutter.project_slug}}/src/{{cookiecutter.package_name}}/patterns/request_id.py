@@ -18,20 +18,20 @@ import os
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from multidict import istr
 
 __all__ = [
-    "Trace",
+    "Ids",
     "current_ids",
     "identify",
+    "ids_of",
     "outbound_headers",
     "request_id",
     "send_request_id",
-    "trace",
 ]
 
 HEADER, TRACEPARENT_HEADER = istr("X-Request-ID"), istr("traceparent")
@@ -41,9 +41,11 @@ TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]
 NO_TRACE, NO_SPAN = "0" * 32, "0" * 16
 
 
-class Trace(NamedTuple):
-    """The W3C trace this request belongs to; `span_id` names this service's part of it."""
+@dataclass(slots=True, eq=False)  # made for each request; frozen would cost three times as much
+class Ids:
+    """A request's own id, and the W3C trace it belongs to; `span_id` is this service's part."""
 
+    request_id: str
     trace_id: str
     span_id: str
     flags: str
@@ -53,41 +55,42 @@ class Trace(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
-class _Ids(NamedTuple):
-    request_id: str
-    trace: Trace
-
-
-IDS = web.RequestKey("ids", _Ids)
-CURRENT: ContextVar[_Ids | None] = ContextVar("current_request", default=None)
+IDS = web.RequestKey("ids", Ids)
+CURRENT: ContextVar[Ids | None] = ContextVar("current_request", default=None)
 
 
 def request_id(request: web.Request) -> str:
     """The id of this request: the client's when it is well-formed, else 128 random bits in hex."""
-    return _ids(request).request_id
+    return ids_of(request).request_id
 
 
-def trace(request: web.Request) -> Trace:
-    """The trace of this request, continued from `traceparent` or begun here."""
-    return _ids(request).trace
+def ids_of(request: web.Request) -> Ids:
+    """The ids of this request; its trace is continued from `traceparent`, or begun here."""
+    try:
+        return request[IDS]
+    except KeyError:
+        ids = request[IDS] = _identified(request)
+        return ids
 
 
 def outbound_headers() -> Mapping[str, str]:
     """What a call made on behalf of the current request carries; empty outside of a request."""
     current = CURRENT.get()
-    return {HEADER: current[0], TRACEPARENT_HEADER: current[1].traceparent} if current else {}
+    if current is None:
+        return {}
+    return {HEADER: current.request_id, TRACEPARENT_HEADER: current.traceparent}
 
 
 def current_ids() -> Mapping[str, str]:
     """The `request_id` and `trace_id` for a log line; empty outside of a request."""
     current = CURRENT.get()
-    return {"request_id": current[0], "trace_id": current[1].trace_id} if current else {}
+    return {"request_id": current.request_id, "trace_id": current.trace_id} if current else {}
 
 
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let all that runs for this request know its ids, tasks that it starts included."""
-    token = CURRENT.set(_ids(request))
+    token = CURRENT.set(ids_of(request))
     try:
         return await handler(request)
     finally:
@@ -99,22 +102,22 @@ async def send_request_id(request: web.Request, response: web.StreamResponse) ->
     response.headers[HEADER] = request_id(request)
 
 
-def _ids(request: web.Request) -> _Ids:
-    known = request.get(IDS)
-    if known is None:
-        fresh = os.urandom(40).hex()  # once for all three ids, as each call enters the kernel
-        offered, header = request.headers.get(HEADER), request.headers.get(TRACEPARENT_HEADER)
-        known = request[IDS] = _Ids(
-            offered if offered and ALLOWED_ID.fullmatch(offered) else fresh[:32],
-            (header and _continued(header, fresh[64:])) or Trace(fresh[32:64], fresh[64:], "00"),
-        )
-    return known
+def _identified(request: web.Request) -> Ids:
+    fresh = os.urandom(40).hex()  # once for all three ids, as each call enters the kernel
+    offered, header = request.headers.get(HEADER), request.headers.get(TRACEPARENT_HEADER)
+    ids = Ids(fresh[:32], fresh[32:64], fresh[64:], "00")
+    if offered and ALLOWED_ID.fullmatch(offered):
+        ids.request_id = offered
+    if header:
+        _continue(ids, header)
+    return ids
 
 
-def _continued(header: str, span_id: str) -> Trace | None:
+def _continue(ids: Ids, header: str) -> None:
+    """Take over the trace of a valid `traceparent`."""
     parts = TRACEPARENT.fullmatch(header)
     if parts is None or parts[1] == "ff" or parts[2] == NO_TRACE or parts[3] == NO_SPAN:
-        return None
+        return
     if parts[1] == "00" and parts[5]:
-        return None
-    return Trace(parts[2], span_id, parts[4])
+        return
+    ids.trace_id, ids.flags = parts[2], parts[4]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 from urllib.parse import parse_qs
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
@@ -104,9 +104,7 @@ class _Document:
 async def _body(request: web.Request, wanted: str) -> bytes:
     data = b""
     if request.body_exists:
-        kind = request.content_type
-        right = kind == wanted or (kind.endswith("+json") and wanted.endswith("/json"))
-        if not right or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        if request.headers.get(hdrs.CONTENT_TYPE) != wanted and not _is(request, wanted):
             text, accept = f"The body has to be {wanted} in UTF-8.", {"Accept": wanted}
             raise web.HTTPUnsupportedMediaType(text=text, headers=accept)
         own = request.app.get(READ_BODY)  # a fifth of what looking everywhere costs
@@ -114,6 +112,13 @@ async def _body(request: web.Request, wanted: str) -> bytes:
     if not data:
         raise LookupError("no body")
     return data
+
+
+def _is(request: web.Request, wanted: str) -> bool:
+    """Whether the body is said to be of that type, or `+json` of a JSON one, and in UTF-8."""
+    kind = request.content_type
+    right = kind == wanted or (kind.endswith("+json") and wanted.endswith("/json"))
+    return right and (request.charset or "utf-8").lower() in ("utf-8", "utf8")
 
 
 def _json(adapter: TypeAdapter[object]) -> Decode:

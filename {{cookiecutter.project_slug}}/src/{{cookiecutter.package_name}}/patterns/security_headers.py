@@ -39,8 +39,9 @@ def security_headers(
     folded = [(istr(name), value) for name, value in headers.items()]  # half the cost of str
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.popall(hdrs.SERVER, None)  # aiohttp's own names its and Python's version
+        present = response.headers
+        present.popall(hdrs.SERVER, None)  # aiohttp's own names its and Python's version
         for name, value in folded:
-            response.headers.setdefault(name, value)
+            present.setdefault(name, value)
 
     return add

@@ -126,14 +126,16 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     parts = {n: _part(n, hints[n]) for n in asked}
     defaults = {n: p.default for n, p in signature.items() if p.default is not p.empty}
     itself = signature.keys() - hints.keys()  # the `self` of a view's method
-    given = signature.keys() - parts.keys()
+    given = signature.keys() - parts.keys() - itself
     responses = _responses(hints["return"])
     answer = _answer(responses)
 
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called if isinstance(called, web.Request) else called.request
-        values: dict[str, object] = {n: called if n in itself else request for n in given}
+        values: dict[str, object] = dict.fromkeys(given, request)
+        if itself:
+            values |= dict.fromkeys(itself, called)
         errors: Errors = []
         for name, part in parts.items():
             try:
@@ -169,6 +171,7 @@ def _responses(returns: type[object]) -> Responses:
 
 def _answer(responses: Responses) -> Callable[[object], web.StreamResponse]:
     usual, adapter = next(iter(responses.items()), (200, None))
+    encode = None if adapter is None else adapter.serializer.to_json
 
     def answer(result: object) -> web.StreamResponse:
         if isinstance(result, Reply):
@@ -177,11 +180,10 @@ def _answer(responses: Responses) -> Callable[[object], web.StreamResponse]:
             return result
         else:
             reply = Reply(result, usual)
-        if adapter is None:
-            return web.Response(status=reply.status, headers=reply.headers)
-        body, kind = adapter.serializer.to_json(reply.value, by_alias=True), "application/json"
-        return web.Response(
-            body=body, status=reply.status, headers=reply.headers, content_type=kind
-        )
+        status, headers = reply.status, reply.headers
+        if encode is None:
+            return web.Response(status=status, headers=headers)
+        body, kind = encode(reply.value, by_alias=True), "application/json"
+        return web.Response(body=body, status=status, headers=headers, content_type=kind)
 
     return answer
