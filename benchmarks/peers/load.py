@@ -270,7 +270,7 @@ class Readers:
 
     def drain(self, until: int, note: Callable[[int], None] | None = None) -> None:
         """Read until so many messages have been received in all, or another may be sent."""
-        for fd, _ in self.poll.poll(PATIENCE):
+        for fd, _ in self.poll.poll(0):
             stream = self.sockets.get(fd)
             if stream is None:
                 self.answer += self.sender.recv(65536)

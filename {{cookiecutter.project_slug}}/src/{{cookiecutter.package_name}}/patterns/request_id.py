@@ -16,7 +16,7 @@ Not: sampling decisions or spans; an OpenTelemetry SDK takes over from `tracepar
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -88,18 +88,17 @@ def current_ids() -> Mapping[str, str]:
 
 
 @web.middleware
-async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+def identify(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
     """Let all that runs for this request know its ids, tasks that it starts included."""
-    token = CURRENT.set(ids_of(request))
-    try:
-        return await handler(request)
-    finally:
-        CURRENT.reset(token)
+    # Never reset, as aiohttp runs each request in a context of its own (issue 3406). A coroutine
+    # here would stay in memory for as long as a stream is open.
+    CURRENT.set(ids_of(request))
+    return handler(request)
 
 
 async def send_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """`on_response_prepare` callback: it sees errors, redirects and handshakes too."""
-    response.headers[HEADER] = request_id(request)
+    response.headers[HEADER] = ids_of(request).request_id
 
 
 def _identified(request: web.Request) -> Ids:

@@ -148,7 +148,9 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
                 errors += validation_errors(part.place, error, part.name)
         if errors:
             raise InvalidRequest(errors)
-        return answer(await handler(**values))
+        result = handler(**values)
+        del values, errors  # or they would stay in memory for as long as a stream is open
+        return answer(await result)
 
     setattr(call, OPERATION, Operation(parts, defaults, responses))
     return call

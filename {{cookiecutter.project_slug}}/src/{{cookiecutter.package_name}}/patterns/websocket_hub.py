@@ -3,10 +3,8 @@
 Wiring::
 
     hub = Hub()
-
     async def chat(request: web.Request) -> web.WebSocketResponse:
         return await hub.serve(request, subscribe_to_chat, on_text)
-
     app.router.add_get("/chat", chat)
 
 Needs: aiohttp>=3.14.4
@@ -15,12 +13,11 @@ Not: a cap on open sockets (`hub.open` counts them), subprotocols, binary messag
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from struct import pack
+from functools import lru_cache
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, hdrs, web
 
@@ -40,7 +37,6 @@ class Hub:
     max_message: int = 64 * 1024  # bytes
     queue: int = 256  # messages that a client may be behind
     close_timeout: float = 5.0  # seconds
-    now: Callable[[], float] = time.time
     dropped: int = field(default=0, init=False)
     draining: bool = field(default=False, init=False)
     clients: "set[Client]" = field(default_factory=set["Client"], init=False)
@@ -50,9 +46,9 @@ class Hub:
         return len(self.clients)
 
     async def serve(
-        self, request: web.Request, source: Source, on_text: OnText, expires_at: float = math.inf
+        self, request: web.Request, source: Source, on_text: OnText, expires_at: float = 1e300
     ) -> web.WebSocketResponse:
-        """Serve one socket to its end, at the latest `expires_at` (Unix time, then 1008).
+        """Serve one socket to its end, at the latest `expires_at` (Unix time; then with 1008).
 
         What `on_text` raises is answered when it is an HTTPException, and else closes with 1011.
         Before the handshake this raises 400, 403, and whatever `source` raises.
@@ -63,8 +59,9 @@ class Hub:
         self._admit(request, ws)
         if request.transport is None:
             return ws  # the client has left, as aiohttp is about to see
-        deadline = asyncio.get_running_loop().time() + expires_at - self.now()
-        client = Client(self, request, request.transport, ws, deadline)
+        client = Client(self, request, request.protocol, request.transport, ws, expires_at)
+        request.transport.set_protocol(client)  # type: ignore[arg-type]  # see __getattr__
+        client.watch()
         self.clients.add(client)
         try:
             async with source(client.send):
@@ -106,39 +103,37 @@ class Client:
 
     hub: Hub
     request: web.Request
+    protocol: web.RequestHandler
     transport: asyncio.Transport
     ws: web.WebSocketResponse
-    deadline: float  # in the loop's time
+    expires_at: float  # Unix time
     _code: int | None = None
     _ready: bool = False  # the handshake has been answered
-    _queue: list[tuple[bytes, bytes]] = field(default_factory=list)  # a deque is 760 bytes, empty
+    _queue: list[bytes] = field(default_factory=list[bytes])  # a deque is 760 bytes, empty
     _receiver: asyncio.Task[object] | None = None
     _heard: bool = True
     timer: asyncio.TimerHandle = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.transport.set_protocol(self)  # type: ignore[arg-type]  # see __getattr__
-        self._watch()
-
     def __getattr__(self, name: str) -> object:
-        return getattr(self.request.protocol, name)  # what a protocol has that this one lacks
+        return getattr(self.protocol, name)  # what a protocol has that this one lacks
 
     def data_received(self, data: bytes) -> None:
         self._heard = True  # any byte is a sign of life, not only a pong
-        self.request.protocol.data_received(data)
+        self.protocol.data_received(data)
 
     def resume_writing(self) -> None:
-        self.request.protocol.resume_writing()
+        self.protocol.resume_writing()
         self._flush()
 
     def send(self, text: bytes) -> None:
         """Send a text frame of UTF-8, now or in its turn; a client that is too slow is dropped."""
         if self._code is not None or self.transport.is_closing():
             return
-        n = len(text)  # RFC 6455, section 5.2; by aiohttp's two coroutines it takes twice the time
-        size = b"%c" % n if n < 126 else pack("!BH", 126, n) if n < 65536 else pack("!BQ", 127, n)
-        self._queue.append((b"\x81" + size, text))  # a text that waits is shared by all
-        self._flush()
+        frame = _frame(text)
+        if self._queue or not self._ready or self.protocol.writing_paused or self.ws.closed:
+            self._queue.append(frame)
+        else:
+            self.transport.write(frame)  # by aiohttp's two coroutines it takes twice the time
         if len(self._queue) > self.hub.queue:
             self.hub.dropped += 1
             self.close(WSCloseCode.TRY_AGAIN_LATER)
@@ -153,10 +148,9 @@ class Client:
             self.timer.cancel()
             self.timer = loop.call_later(self.hub.close_timeout, self.transport.abort)
 
-    def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        left = self.deadline - loop.time()
-        self.timer = loop.call_later(min(left, self.hub.heartbeat), self._watch)
+    def watch(self) -> None:
+        loop, left = asyncio.get_running_loop(), self.expires_at - time.time()
+        self.timer = loop.call_later(min(left, self.hub.heartbeat), self.watch)
         if left < 0.001:  # a timer may be early by a rounding
             self.close(1008)
         elif not self._heard:
@@ -184,9 +178,8 @@ class Client:
             await self.ws.close(code=self._code)
 
     def _flush(self) -> None:
-        protocol = self.request.protocol
-        while self._queue and self._ready and not (protocol.writing_paused or self.ws.closed):
-            self.transport.write(b"".join(self._queue.pop(0)))
+        while self._queue and self._ready and not (self.protocol.writing_paused or self.ws.closed):
+            self.transport.write(self._queue.pop(0))
 
     async def _handle(self, message: WSMessage, on_text: OnText) -> None:
         try:
@@ -198,3 +191,10 @@ class Client:
         except Exception:
             self.request.app.logger.exception("a message could not be handled")
             self.close(WSCloseCode.INTERNAL_ERROR)
+
+
+@lru_cache(maxsize=8)  # made once and shared by all who get it, also while it waits
+def _frame(text: bytes) -> bytes:
+    n = len(text)  # RFC 6455, section 5.2
+    size = bytes([n]) if n < 126 else b"~" + n.to_bytes(2) if n < 65536 else b"\x7f" + n.to_bytes(8)
+    return b"\x81%b%b" % (size, text)
