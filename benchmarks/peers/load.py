@@ -1,6 +1,7 @@
 """The clients: bytes made beforehand, sockets and epoll, and no more work than must be.
 
 A closed loop of so many connections for requests, and readers of a thousand streams for fan-out.
+They poll and never sleep: the kernel charges the waking of a client to the server that wrote to it.
 A message is counted by one byte of its text that occurs nowhere else, so that no frame is parsed.
 """
 
