@@ -68,6 +68,8 @@ class _Text:
             if self.place == "path":
                 return validate(request.match_info[name])
             if self.place == "query":
+                if not request.rel_url.raw_query_string:
+                    raise LookupError(name)  # before a mapping is made, which the request keeps
                 found = request.query.getall(name)
             else:  # where bytes that are not UTF-8 come as text that nothing can encode again
                 values = request.headers.getall(name)
