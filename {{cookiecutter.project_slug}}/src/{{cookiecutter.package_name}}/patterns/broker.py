@@ -101,8 +101,7 @@ class MemoryBroker:
             state.floor = state.events[0].id
         state.events.append(event)
         if not state.pending and len(state.subscribers) <= BATCH:
-            for subscriber in tuple(state.subscribers):
-                _deliver(subscriber.deliver, event)
+            _deliver(tuple(state.subscribers), event)
         else:
             state.pending += 1
             # In a task of its own, so that a publisher that is cancelled leaves nobody without.
@@ -167,20 +166,21 @@ class _Subscription:
 
 async def _in_turn(state: _Topic, event: Event, key: Key) -> None:
     async with state.turn:
-        for index, subscriber in enumerate(tuple(state.subscribers), 1):
+        everybody = tuple(state.subscribers)
+        for batch in (everybody[at : at + BATCH] for at in range(0, len(everybody), BATCH)):
             # Whoever came after the event has it from the backlog; whoever left wants none.
-            if subscriber.since < key and subscriber in state.subscribers:
-                _deliver(subscriber.deliver, event)
-            if index % BATCH == 0:
-                await asyncio.sleep(0)
+            wanted = [s for s in batch if s.since < key and s in state.subscribers]
+            _deliver(wanted, event)
+            await asyncio.sleep(0)
     state.pending -= 1
 
 
-def _deliver(deliver: Deliver, event: Event) -> None:
-    try:
-        deliver(event)
-    except Exception:
-        LOGGER.exception("a subscriber failed to take an event")
+def _deliver(subscribers: "Sequence[_Subscription]", event: Event) -> None:
+    for subscriber in subscribers:
+        try:
+            subscriber.deliver(event)
+        except Exception:
+            LOGGER.exception("a subscriber failed to take an event")
 
 
 def _key(text: str | None) -> Key:
