@@ -350,9 +350,22 @@ def conditions(results: Results) -> str:
         f"{about['python']}; {versions}. {count} rounds of {about['seconds']:g} s a cell and "
         f"{len(results['chat']['service'])} of fan-out, {about['connections']} connections. Token "
         f"cache: {about['token_cache']}. Of the service's POSTs at most {refused:.1%} a round were "
-        f"refused with 503, and are not counted as requests. {about.get('note', '')}"
+        f"refused with 503, and are not counted as requests. {pace(results)} "
+        f"{about.get('note', '')}"
     )
     return words.rstrip()
+
+
+def pace(results: Results) -> str:
+    """How many visits had to be made again, as the core was faster or slower than usual."""
+    tables = [*results["http"].values(), results["chat"], results["events"], results["start"]]
+    visits = [one for rows in tables for each in rows.values() for one in each]
+    again = sum(one["repeated"] for one in visits)
+    unsteady = sum(not one["steady"] for one in visits)
+    return (
+        f"Of {len(visits)} visits {again:.0f} were made again, as the core was not at its usual "
+        f"pace; {unsteady} never were at it."
+    )
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {

@@ -147,7 +147,9 @@ def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middle
             "trace_id": ids.trace_id,
             "sub": claims.sub if claims is not None else None,
         }
-        return line | ({"auth": request[AUTH_FAILURE]} if AUTH_FAILURE in request else {})
+        if AUTH_FAILURE in tuple(request):  # without a KeyError, which `in request` catches
+            line["auth"] = request[AUTH_FAILURE]
+        return line
 
     return request_log(
         write,

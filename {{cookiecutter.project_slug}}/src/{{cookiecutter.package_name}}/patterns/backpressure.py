@@ -181,7 +181,8 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
                 return await handler(request)
             finally:
                 permits.streams -= 1
-        if not permits.admits():
+        if not permits.limit.admit(permits.in_flight):
+            permits.refused("requests")
             return refuse(request, FULL)
         permits.in_flight += 1
         try:

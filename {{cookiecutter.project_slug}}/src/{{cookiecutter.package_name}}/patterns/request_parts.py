@@ -89,7 +89,14 @@ class _Document:
         decode = self.decoder(adapter)
 
         async def read(request: web.Request) -> object:
-            data = await _body(request, self.media_type)
+            data = b""
+            if request.body_exists:
+                _check_type(request, self.media_type)
+                own = request.app.get(READ_BODY)  # a fifth of what looking everywhere costs
+                reader = own or request.config_dict.get(READ_BODY, web.Request.read)
+                data = await reader(request)
+            if not data:
+                raise LookupError("no body")
             try:
                 return decode(data)
             except ValidationError as error:
@@ -103,24 +110,15 @@ class _Document:
         return Part("body", "", self.media_type, adapter, read)
 
 
-async def _body(request: web.Request, wanted: str) -> bytes:
-    data = b""
-    if request.body_exists:
-        if request.headers.get(hdrs.CONTENT_TYPE) != wanted and not _is(request, wanted):
-            text, accept = f"The body has to be {wanted} in UTF-8.", {"Accept": wanted}
-            raise web.HTTPUnsupportedMediaType(text=text, headers=accept)
-        own = request.app.get(READ_BODY)  # a fifth of what looking everywhere costs
-        data = await (own or request.config_dict.get(READ_BODY, web.Request.read))(request)
-    if not data:
-        raise LookupError("no body")
-    return data
-
-
-def _is(request: web.Request, wanted: str) -> bool:
-    """Whether the body is said to be of that type, or `+json` of a JSON one, and in UTF-8."""
+def _check_type(request: web.Request, wanted: str) -> None:
+    """Raise 415 unless the body is said to be of that type, or `+json` of a JSON one, in UTF-8."""
+    if request.headers.get(hdrs.CONTENT_TYPE) == wanted:
+        return
     kind = request.content_type
     right = kind == wanted or (kind.endswith("+json") and wanted.endswith("/json"))
-    return right and (request.charset or "utf-8").lower() in ("utf-8", "utf8")
+    if not right or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        text, accept = f"The body has to be {wanted} in UTF-8.", {"Accept": wanted}
+        raise web.HTTPUnsupportedMediaType(text=text, headers=accept)
 
 
 def _json(adapter: TypeAdapter[object]) -> Decode:
