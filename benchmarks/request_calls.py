@@ -49,13 +49,13 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def close(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
 
-    async def ask(self, data: bytes) -> None:
+    def ask(self, data: bytes) -> None:
         self.answered = self.loop.create_future()
         self.protocol.data_received(data)  # type: ignore[attr-defined]  # it is a Protocol
-        await self.answered
 
 
 async def bare() -> web.AppRunner:
@@ -99,21 +99,28 @@ async def count(runner: web.AppRunner, request: bytes, status: int) -> Calls:
     calls: Calls = Counter()
 
     def called(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call":
-            file = Path(frame.f_code.co_filename)
-            calls[f"{frame.f_code.co_qualname} ({file.parent.name}/{file.name})"] += 1
-        elif event == "c_call":
-            calls[f"{getattr(argument, '__qualname__', argument)} (C)"] += 1
+        if event in {"call", "c_call"} and frame.f_code.co_filename != __file__:
+            calls[name_of(frame, argument)] += 1
 
     for number in range(WARM + ROUNDS):
         if number == WARM:
             sys.setprofile(called)
-        await asyncio.gather(*(transport.ask(request) for transport in transports))
+        for transport in transports:
+            transport.ask(request)
+        for transport in transports:
+            await transport.answered
     sys.setprofile(None)
     for transport in transports:
         if not transport.written.startswith(b"HTTP/1.1 %d" % status):
             raise SystemExit(f"{transport.written!r}")
-    return Counter({name: n for name, n in calls.items() if f"/{Path(__file__).name}" not in name})
+    return calls
+
+
+def name_of(frame: FrameType, argument: Any) -> str:
+    if argument is not None:
+        return f"{getattr(argument, '__qualname__', argument)} (C)"
+    file = Path(frame.f_code.co_filename)
+    return f"{frame.f_code.co_qualname} ({file.parent.name}/{file.name})"
 
 
 async def main() -> None:
