@@ -147,9 +147,8 @@ def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middle
             "trace_id": ids.trace_id,
             "sub": claims.sub if claims is not None else None,
         }
-        if AUTH_FAILURE in tuple(request):  # without a KeyError, which `in request` catches
-            line["auth"] = request[AUTH_FAILURE]
-        return line
+        # tuple(), as `in request` raises a KeyError and catches it.
+        return line | ({"auth": request[AUTH_FAILURE]} if AUTH_FAILURE in tuple(request) else {})
 
     return request_log(
         write,

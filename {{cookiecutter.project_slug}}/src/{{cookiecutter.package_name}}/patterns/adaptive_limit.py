@@ -69,13 +69,9 @@ class AdaptiveLimit:
         if self._probe is None:
             self._start()
         admitted = in_flight < self.limit
-        if admitted:
-            in_flight += 1
-        else:
-            self._refused += 1
-        self._in_flight = in_flight
-        if in_flight > self._peak:  # noqa: PLR1730  # a call of max() takes three times as long
-            self._peak = in_flight
+        self._in_flight = in_flight + admitted
+        self._peak = max(self._peak, self._in_flight)
+        self._refused += not admitted
         return admitted
 
     def finished(self, count: int) -> None:

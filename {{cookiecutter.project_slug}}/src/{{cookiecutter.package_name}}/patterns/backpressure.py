@@ -181,8 +181,7 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
                 return await handler(request)
             finally:
                 permits.streams -= 1
-        if not permits.limit.admit(permits.in_flight):
-            permits.refused("requests")
+        if not permits.admits():
             return refuse(request, FULL)
         permits.in_flight += 1
         try:
@@ -195,7 +194,5 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
 
 def mark_of(handler: object, method: str) -> str | None:
     """What a route's handler is marked as, also a view or its method; None is a plain request."""
-    mark: str | None = getattr(handler, MARK, None)
-    if isinstance(handler, type):
-        mark = getattr(getattr(handler, method.lower(), None), MARK, mark)
-    return mark
+    own = getattr(handler, method.lower(), None) if isinstance(handler, type) else None
+    return getattr(own, MARK, None) or getattr(handler, MARK, None)

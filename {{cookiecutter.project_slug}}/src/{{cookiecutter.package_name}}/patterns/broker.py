@@ -35,7 +35,6 @@ ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 BATCH = 200  # deliveries in one go: at about 5 us each this holds the loop for a millisecond
 LOGGER = logging.getLogger(__name__)
 Key = tuple[int, int]
-START = (-1, -1)  # before any event
 
 
 class Event(NamedTuple):
@@ -134,16 +133,15 @@ class MemoryBroker:
 
     def _after(self, topic: str, key: Key, count: int | None = None) -> list[Event]:
         events = self._topics[topic].events if topic in self._topics else deque[Event]()
-        first = bisect_right(events, key, key=lambda event: _key(event.id)) if key > START else 0
+        first = bisect_right(events, key, key=lambda event: _key(event.id)) if key > (-1, -1) else 0
         return list(islice(events, first, None if count is None else first + count))
 
     def _open(self, topic: str) -> _Topic:
         # Taken out and put back: the dict is ordered by last use.
         state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
-        if len(self._topics) >= self._limit:
-            idle = (name for name, t in self._topics.items() if not t.subscribers)
-            if (name := next(idle, None)) is not None:
-                self._floor = max(self._floor, self._topics.pop(name).events[-1].id, key=_key)
+        idle = (name for name, t in self._topics.items() if not t.subscribers)
+        if len(self._topics) >= self._limit and (name := next(idle, None)) is not None:
+            self._floor = max(self._floor, self._topics.pop(name).events[-1].id, key=_key)
         self._topics[topic] = state
         return state
 
@@ -169,8 +167,7 @@ async def _in_turn(state: _Topic, event: Event, key: Key) -> None:
         everybody = tuple(state.subscribers)
         for batch in (everybody[at : at + BATCH] for at in range(0, len(everybody), BATCH)):
             # Whoever came after the event has it from the backlog; whoever left wants none.
-            wanted = [s for s in batch if s.since < key and s in state.subscribers]
-            _deliver(wanted, event)
+            _deliver([s for s in batch if s.since < key and s in state.subscribers], event)
             await asyncio.sleep(0)
     state.pending -= 1
 
@@ -185,7 +182,7 @@ def _deliver(subscribers: "Sequence[_Subscription]", event: Event) -> None:
 
 def _key(text: str | None) -> Key:
     parts = ID.fullmatch(text) if text else None
-    return (int(parts[1]), int(parts[2])) if parts else START
+    return (int(parts[1]), int(parts[2])) if parts else (-1, -1)
 
 
 def _text(key: Key) -> str:

@@ -76,9 +76,7 @@ def ids_of(request: web.Request) -> Ids:
 def outbound_headers() -> Mapping[str, str]:
     """What a call made on behalf of the current request carries; empty outside of a request."""
     current = CURRENT.get()
-    if current is None:
-        return {}
-    return {HEADER: current.request_id, TRACEPARENT_HEADER: current.traceparent}
+    return {HEADER: current.request_id, TRACEPARENT_HEADER: current.traceparent} if current else {}
 
 
 def current_ids() -> Mapping[str, str]:
@@ -90,8 +88,7 @@ def current_ids() -> Mapping[str, str]:
 @web.middleware
 def identify(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
     """Let all that runs for this request know its ids, tasks that it starts included."""
-    # Never reset, as aiohttp runs each request in a context of its own (issue 3406). A coroutine
-    # here would stay in memory for as long as a stream is open.
+    # aiohttp gives each request its own context (issue 3406). No coroutine, a stream would keep it.
     CURRENT.set(ids_of(request))
     return handler(request)
 
@@ -108,12 +105,11 @@ def _identified(request: web.Request) -> Ids:
     if offered and ALLOWED_ID.fullmatch(offered):
         ids.request_id = offered
     if header:
-        _continue(ids, header)
+        _continue_trace(ids, header)
     return ids
 
 
-def _continue(ids: Ids, header: str) -> None:
-    """Take over the trace of a valid `traceparent`."""
+def _continue_trace(ids: Ids, header: str) -> None:
     parts = TRACEPARENT.fullmatch(header)
     if parts is None or parts[1] == "ff" or parts[2] == NO_TRACE or parts[3] == NO_SPAN:
         return

@@ -16,6 +16,7 @@ Not: the parser's own 400s, which no middleware sees. Turn aiohttp's access log 
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -65,10 +66,8 @@ def request_log(
             if status >= min_status and not quiet(request):
                 line = _line(request, response, status, time.perf_counter() - started)
                 line.update(fields(request))
-                try:  # noqa: SIM105  # suppress() is three calls
+                with suppress(OSError):  # a closed pipe or full disk fails no request
                     write(encode(line))
-                except OSError:
-                    pass  # a closed pipe or full disk fails no request
         return answer
 
     return log

@@ -59,7 +59,6 @@ class Streams:
     comment: float = 15.0  # seconds between comments, which keep proxies from closing the stream
     queue: int = 256  # events that a client may be behind
     close_timeout: float = 5.0  # seconds
-    now: Callable[[], float] = time.time
     dropped: int = field(default=0, init=False)
     draining: bool = field(default=False, init=False)
     streams: "set[_Stream]" = field(default_factory=set["_Stream"], init=False)
@@ -80,8 +79,7 @@ class Streams:
         response.force_close()  # a stream leaves nothing to reuse
         if request.method == hdrs.METH_HEAD or request.transport is None:
             return response
-        deadline = asyncio.get_running_loop().time() + expires_at - self.now()
-        stream = _Stream(self, request.protocol, request.transport, self.queue, deadline)
+        stream = _Stream(self, request.protocol, request.transport, self.queue, expires_at)
         self.streams.add(stream)
         try:
             after = request.headers.get("Last-Event-ID")
@@ -129,7 +127,7 @@ class _Stream:  # stands before aiohttp's protocol, to see at once that the conn
     protocol: web.RequestHandler
     transport: asyncio.Transport
     limit: int
-    deadline: float  # in the loop's time
+    expires_at: float  # Unix time
     response: web.StreamResponse | None = None
     queue: list[bytes] = field(default_factory=list[bytes])  # a deque or Event would be 760 bytes
     ended: bool = False
@@ -178,8 +176,7 @@ class _Stream:  # stands before aiohttp's protocol, to see at once that the conn
             self.done.set_result(None)
 
     def watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        left = self.deadline - loop.time()
+        loop, left = asyncio.get_running_loop(), self.expires_at - time.time()
         self.timer = loop.call_later(min(left, self.streams.comment), self.watch)
         if left < 0.001:  # a timer may be early by a rounding
             self.end()

@@ -133,9 +133,7 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called if isinstance(called, web.Request) else called.request
-        values: dict[str, object] = dict.fromkeys(given, request)
-        if itself:
-            values |= dict.fromkeys(itself, called)
+        values: dict[str, object] = dict.fromkeys(given, request) | dict.fromkeys(itself, called)
         errors: Errors = []
         for name, part in parts.items():
             try:
@@ -173,7 +171,6 @@ def _responses(returns: type[object]) -> Responses:
 
 def _answer(responses: Responses) -> Callable[[object], web.StreamResponse]:
     usual, adapter = next(iter(responses.items()), (200, None))
-    encode = None if adapter is None else adapter.serializer.to_json
 
     def answer(result: object) -> web.StreamResponse:
         if isinstance(result, Reply):
@@ -182,10 +179,9 @@ def _answer(responses: Responses) -> Callable[[object], web.StreamResponse]:
             return result
         else:
             reply = Reply(result, usual)
+        body = adapter.serializer.to_json(reply.value, by_alias=True) if adapter else None
+        kind = "application/json" if adapter else None
         status, headers = reply.status, reply.headers
-        if encode is None:
-            return web.Response(status=status, headers=headers)
-        body, kind = encode(reply.value, by_alias=True), "application/json"
         return web.Response(body=body, status=status, headers=headers, content_type=kind)
 
     return answer

@@ -48,7 +48,7 @@ class Hub:
     async def serve(
         self, request: web.Request, source: Source, on_text: OnText, expires_at: float = 1e300
     ) -> web.WebSocketResponse:
-        """Serve one socket to its end, at the latest `expires_at` (Unix time; then with 1008).
+        """Serve one socket to its end, with 1008 at `expires_at` (Unix time; by default never).
 
         What `on_text` raises is answered when it is an HTTPException, and else closes with 1011.
         Before the handshake this raises 400, 403, and whatever `source` raises.
