@@ -126,14 +126,14 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     parts = {n: _part(n, hints[n]) for n in asked}
     defaults = {n: p.default for n, p in signature.items() if p.default is not p.empty}
     itself = signature.keys() - hints.keys()  # the `self` of a view's method
-    given = signature.keys() - parts.keys() - itself
+    given = signature.keys() - parts.keys()
     responses = _responses(hints["return"])
     answer = _answer(responses)
 
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called if isinstance(called, web.Request) else called.request
-        values: dict[str, object] = dict.fromkeys(given, request) | dict.fromkeys(itself, called)
+        values: dict[str, object] = {n: called if n in itself else request for n in given}
         errors: Errors = []
         for name, part in parts.items():
             try:
