@@ -357,13 +357,13 @@ def conditions(results: Results) -> str:
 
 
 def pace(results: Results) -> str:
-    """How many visits had to be made again, as the core was faster or slower than usual."""
+    """How often visits had to be made again, as the core was faster or slower than usual."""
     tables = [*results["http"].values(), results["chat"], results["events"], results["start"]]
     visits = [one for rows in tables for each in rows.values() for one in each]
     again = sum(one["repeated"] for one in visits)
     unsteady = sum(not one["steady"] for one in visits)
     return (
-        f"Of {len(visits)} visits {again:.0f} were made again, as the core was not at its usual "
+        f"The {len(visits)} visits took {again:.0f} repetitions, as the core was not at its usual "
         f"pace; {unsteady} never were at it."
     )
 
