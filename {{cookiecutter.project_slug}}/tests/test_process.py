@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,9 @@ class Process:
 
 
 @contextmanager
-def process(cwd: Path, **variables: str) -> Iterator[Process]:
+def process(cwd: Path, command: Sequence[str] = COMMAND, **variables: str) -> Iterator[Process]:
     with subprocess.Popen(  # noqa: S603 - our own command
-        COMMAND,
+        command,
         env=environment(**variables),
         cwd=cwd,
         stdout=subprocess.PIPE,
@@ -184,3 +184,18 @@ def test_a_token_that_would_be_refused_is_not_made(
         given.setenv(name, value)
     assert main(["token"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_it_takes_more_connections_than_files_are_given_to_begin_with(tmp_path: Path) -> None:
+    few = ["sh", "-c", 'ulimit -S -n 64 && exec "$@"', "sh", *COMMAND]
+    with ExitStack() as stack:
+        running = stack.enter_context(process(tmp_path, few, **HERE))
+        (url,) = running.urls()
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(100):
+            connection = socket.create_connection((host, int(port)), timeout=10)
+            stack.enter_context(connection)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        running.end(signal.SIGTERM)
+    assert running.code == 0

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     write = partial(os.write, sys.stdout.fileno())
     _configure_logging(settings, write)
+    _allow_files()
     try:
         asyncio.run(_serve(settings, write))
     except OSError as error:
@@ -103,6 +105,15 @@ def before_routing(runner: web.AppRunner) -> None:
     if server is not None:
         server.request_factory = parser_problems(server.request_factory, API_HEADERS)
         refuse_early(server, runner.app[GATE]())
+
+
+def _allow_files() -> None:
+    """Each connection is an open file, and systems give 1,024 to whoever does not ask for more."""
+    with suppress(ImportError, OSError, ValueError):  # Windows; macOS has a maximum of its own
+        import resource  # noqa: PLC0415
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _tell(urls: Sequence[str]) -> None:

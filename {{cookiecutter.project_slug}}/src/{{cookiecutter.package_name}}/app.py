@@ -84,7 +84,7 @@ def create_app(settings: Settings, write: Callable[[bytes], object]) -> web.Appl
     )
     api.mount(app, settings)
     if settings.admin_port is None:
-        app.add_routes(parts.operations)
+        app.add_routes(operation_routes(parts.registry, parts.checks))
     else:
         app[ADMIN] = _admin_app(parts)
     if settings.docs:
@@ -101,10 +101,6 @@ class _Parts:
     checks: dict[str, Callable[[], bool]]
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     contexts: list[Generator] = field(default_factory=list[Generator])
-
-    @property
-    def operations(self) -> list[web.RouteDef]:
-        return operation_routes(self.registry, self.checks)
 
 
 def _parts(settings: Settings, app: web.Application) -> _Parts:
@@ -135,18 +131,15 @@ def _admin_app(parts: _Parts) -> web.Application:
     """Health and metrics by themselves, for a port that is not public."""
     admin = web.Application(middlewares=[errors(request_id=request_id)])
     admin.on_response_prepare.extend([send_request_id, security_headers(), note_started])
-    admin.add_routes(parts.operations)
+    admin.add_routes(operation_routes(parts.registry, parts.checks))
     return admin
 
 
 def _request_log(settings: Settings, write: Callable[[bytes], object]) -> Middleware:
-    def fields(request: web.Request) -> dict[str, object]:
+    def fields(request: web.Request) -> dict[str, str | None]:
         ids, claims = ids_of(request), request.get(CLAIMS)
-        line: dict[str, object] = {
-            "request_id": ids.request_id,
-            "trace_id": ids.trace_id,
-            "sub": claims.sub if claims is not None else None,
-        }
+        sub = claims.sub if claims is not None else None
+        line = {"request_id": ids.request_id, "trace_id": ids.trace_id, "sub": sub}
         # tuple(), as `in request` raises a KeyError and catches it.
         return line | ({"auth": request[AUTH_FAILURE]} if AUTH_FAILURE in tuple(request) else {})
 
@@ -175,10 +168,8 @@ def _auth(settings: Settings, app: web.Application, parts: _Parts) -> Middleware
         verify = jwks_verifier(keys, policy)
         parts.contexts.append(keys.background)
         parts.checks["keys"] = lambda: keys.ready
-    app[TICKETS] = StreamTickets(secret, audience=settings.jwt_audience)
-    return jwt_auth(
-        verify=verify, realm=settings.jwt_audience, cache=cache, ticket=app[TICKETS].redeem
-    )
+    app[TICKETS] = tickets = StreamTickets(secret, audience=settings.jwt_audience)
+    return jwt_auth(verify=verify, realm=settings.jwt_audience, cache=cache, ticket=tickets.redeem)
 
 
 def _client_session(parts: _Parts) -> Manager:

@@ -27,17 +27,16 @@ def test_the_wiring_in_the_docstring_works() -> None:
     assert isinstance(App.middlewares[0]["cache"], TokenCache)
 
 
-def test_a_token_that_was_put_is_found_and_counted() -> None:
+def test_a_token_that_was_put_is_found() -> None:
     cache = TokenCache[str](now=Clock(1000))
     cache.put("token", "ann", 2000)
-    assert (cache.get("token"), cache.hits, cache.misses) == ("ann", 1, 0)
+    assert cache.get("token") == "ann"
 
 
 def test_another_token_is_not_found() -> None:
     cache = TokenCache[str](now=Clock(1000))
     cache.put("token", "ann", 2000)
     assert [cache.get(other) for other in ("token=", "Token", "toke", "", "\udcff")] == [None] * 5
-    assert cache.misses == 5
 
 
 def test_an_entry_lives_sixty_seconds_and_no_longer() -> None:

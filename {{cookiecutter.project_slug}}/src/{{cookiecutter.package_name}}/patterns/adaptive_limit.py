@@ -52,7 +52,6 @@ class AdaptiveLimit:
         self, *, ceiling: int = 1000, floor: int = 8, start: int = 64, target: float = 0.018
     ) -> None:
         self.ceiling, self.floor, self.target = ceiling, min(floor, ceiling), target
-        self.delay = 0.0  # seconds, median of the last window; for a gauge
         self._level, self._cold = 0.0, start
         self._refused = self._in_flight = self._peak = self._settled = 0
         self._done = self._done_before = 0  # all in all, and when it decided last
@@ -86,7 +85,6 @@ class AdaptiveLimit:
 
     def decide(self, delay: float, now: float) -> None:
         """One decision, from what was counted since the last one. Pure but for this object."""
-        self.delay = delay
         refused, self._refused = self._refused, 0
         peak, self._peak = self._peak, self._in_flight
         done, self._done_before = self._done - self._done_before, self._done

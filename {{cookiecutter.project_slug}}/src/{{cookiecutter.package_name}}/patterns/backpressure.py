@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NoReturn, Protocol, TypeAlias, TypeVar
 
 from aiohttp import hdrs, web
@@ -192,6 +193,7 @@ def backpressure(permits: Permits, *, refuse: Refuse = refuse_in_full) -> Middle
     return guard
 
 
+@lru_cache(maxsize=1024)  # of few handlers, asked for each request
 def mark_of(handler: object, method: str) -> str | None:
     """What a route's handler is marked as, also a view or its method; None is a plain request."""
     own = getattr(handler, method.lower(), None) if isinstance(handler, type) else None

@@ -139,9 +139,10 @@ class MemoryBroker:
     def _open(self, topic: str) -> _Topic:
         # Taken out and put back: the dict is ordered by last use.
         state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
-        idle = (name for name, t in self._topics.items() if not t.subscribers)
-        if len(self._topics) >= self._limit and (name := next(idle, None)) is not None:
-            self._floor = max(self._floor, self._topics.pop(name).events[-1].id, key=_key)
+        if len(self._topics) >= self._limit:
+            idle = (name for name, other in self._topics.items() if not other.subscribers)
+            if (name := next(idle, None)) is not None:
+                self._floor = max(self._floor, self._topics.pop(name).events[-1].id, key=_key)
         self._topics[topic] = state
         return state
 

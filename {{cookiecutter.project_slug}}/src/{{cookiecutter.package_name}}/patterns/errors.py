@@ -79,9 +79,7 @@ def errors(*, request_id: Callable[[web.Request], str] | None = None) -> Middlew
 
 
 def _answer(
-    request: web.Request,
-    error: web.HTTPException,
-    request_id: Callable[[web.Request], str] | None,
+    request: web.Request, error: web.HTTPException, request_id: Callable[[web.Request], str] | None
 ) -> web.StreamResponse:
     started: web.StreamResponse | None = request.get(STARTED)
     if started is not None:

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -90,7 +90,8 @@ def ticketed(handler: Marked) -> Marked:
 
 def required_scopes(handler: object, method: str = "GET") -> frozenset[str] | None:
     """The scopes a route's handler needs, empty for any valid token, None when it is public."""
-    return cast("frozenset[str] | None", _mark(handler, method, SCOPES, ANY_TOKEN))
+    needed: frozenset[str] | None = _mark(handler, method, SCOPES, ANY_TOKEN)
+    return needed
 
 
 def jwt_auth(
@@ -180,7 +181,7 @@ def _marked(handler: Marked, scopes: frozenset[str] | None) -> Marked:
     return handler
 
 
-def _mark(handler: object, method: str, name: str, default: object) -> object:
+def _mark(handler: object, method: str, name: str, default: object) -> Any:
     """What the handler is marked with; in a class-based view the method's own mark wins."""
     if isinstance(handler, type):
         default = getattr(handler, name, default)

@@ -59,10 +59,9 @@ def metrics(
         except web.HTTPException as error:
             status = error.status
             raise
-        except ConnectionResetError:
-            raise
         except Exception as error:
-            status = 504 if isinstance(error, TimeoutError) else 500
+            if not isinstance(error, ConnectionResetError):
+                status = 504 if isinstance(error, TimeoutError) else 500
             raise
         finally:
             counted.in_flight -= 1

@@ -31,7 +31,6 @@ class TokenCache(Generic[T]):
     ) -> None:
         self._leeway, self._size, self._ttl, self._now = leeway, size, ttl, now
         self._entries: dict[tuple[int, str], tuple[T, float, float]] = {}
-        self.hits = self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -41,10 +40,8 @@ class TokenCache(Generic[T]):
         key = _key(token)
         value, stored, until = self._entries.get(key, (None, 0, 0))
         if stored <= self._now() < until:  # a clock that was set back prolongs nothing
-            self.hits += 1
             return value
         self._entries.pop(key, None)
-        self.misses += 1
         return None
 
     def put(self, token: str, value: T, expires_at: float) -> None:

@@ -133,7 +133,9 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called if isinstance(called, web.Request) else called.request
-        values: dict[str, object] = {n: called if n in itself else request for n in given}
+        values: dict[str, object] = dict.fromkeys(given, request)
+        if called is not request:
+            values |= dict.fromkeys(itself, called)
         errors: Errors = []
         for name, part in parts.items():
             try:
