@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -1567,6 +1568,42 @@ async def a_full_server_does_not_parse_what_it_refuses(subject):
         expect(not made, f"50 refusals: {made} requests were parsed and given a task each")
     finally:
         await runner.cleanup()
+
+
+def right_readers():
+    cut_off = pattern("slow_readers").cut_off_slow_readers
+    return web.Application(), partial(cut_off, seconds=0.1)
+
+
+@case(
+    "slow_readers",
+    wrong=lambda: (app_with(snippet("slow_readers").timeout), lambda server: None),
+    right=right_readers,
+)
+async def who_does_not_read_is_gone_in_time(subject):
+    async def large(request):
+        return web.Response(body=bytes(16 * 2**20))
+
+    app, prepare = subject
+    app.router.add_get("/large", large)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    prepare(runner.server)
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        request = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+        client = await raw(f"http://{host}:{port}", request, small=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while not runner.server.requests_count or runner.server.connections:
+                    await asyncio.sleep(0.01)
+        held = len(runner.server.connections)
+        client.close()
+    finally:
+        await runner.cleanup()
+    text = f"after two seconds the server still holds {held} connection and what was not read"
+    expect(not held, text)
 
 
 @asynccontextmanager

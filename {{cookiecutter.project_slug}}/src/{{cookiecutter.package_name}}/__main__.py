@@ -24,6 +24,7 @@ from .patterns.parser_errors import parser_problems
 from .patterns.request_id import current_ids
 from .patterns.security_headers import API_HEADERS
 from .patterns.server_noise import quiet_noise
+from .patterns.slow_readers import cut_off_slow_readers
 from .settings import Settings, SettingsError, load_settings
 
 logger = logging.getLogger(__package__)
@@ -100,11 +101,12 @@ async def _serve(settings: Settings, write: Callable[[bytes], object]) -> None:
 
 
 def before_routing(runner: web.AppRunner) -> None:
-    """Answer, where middlewares do not see it yet, what is no HTTP and what is too much."""
+    """See to what no middleware sees: what is no HTTP, what is too much, and who does not read."""
     server = runner.server
     if server is not None:
         server.request_factory = parser_problems(server.request_factory, API_HEADERS)
         refuse_early(server, runner.app[GATE]())
+        cut_off_slow_readers(server)
 
 
 def _allow_files() -> None:

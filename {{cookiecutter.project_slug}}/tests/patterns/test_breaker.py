@@ -11,17 +11,18 @@ from {{cookiecutter.package_name}}.patterns.breaker import CircuitBreaker, Circu
 
 
 class Upstream:
-    """A server that answers with `status` (0: not at all, -1: closes the connection)."""
+    """A server that answers with `status` (0: not until `release`, -1: closes the connection)."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.release = asyncio.Event()
         self.received = 0
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.received += 1
         if self.status == 0:
-            await asyncio.get_running_loop().create_future()
+            await self.release.wait()
         if self.status == -1 and request.transport is not None:
             request.transport.abort()
         return web.Response(status=self.status if self.status > 0 else 200)
@@ -62,7 +63,7 @@ Call = Callable[[], Awaitable[int]]
 @pytest.fixture
 async def call(upstream: Upstream, breaker: CircuitBreaker) -> AsyncGenerator[Call]:
     """Make one call and return its status, or 0 for any error but an open circuit."""
-    timeout = aiohttp.ClientTimeout(total=0.05)
+    timeout = aiohttp.ClientTimeout(total=0.2)
     async with aiohttp.ClientSession(middlewares=(breaker,), timeout=timeout) as session:
 
         async def once() -> int:
@@ -177,15 +178,16 @@ async def test_a_call_from_before_the_opening_changes_nothing(
     upstream: Upstream, call: Call, clock: Clock, breaker: CircuitBreaker
 ) -> None:
     upstream.status = 0
-    late = asyncio.ensure_future(call())
-    async with asyncio.timeout(2):
+    async with aiohttp.ClientSession(middlewares=(breaker,)) as session, asyncio.timeout(5):
+        late = asyncio.ensure_future(session.post(upstream.url))
         while upstream.received < 1:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0)
-    upstream.status = 500
-    for _ in range(3):
-        await call()
-    clock.time += 9
-    assert await late == 0
+        upstream.status = 500
+        for _ in range(3):
+            await call()
+        clock.time += 9
+        upstream.release.set()
+        assert (await late).status == 500
     clock.time += 1
     upstream.status = 200
     assert await call() == 200

@@ -1,5 +1,6 @@
 import asyncio
 import textwrap
+import tracemalloc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -104,26 +105,30 @@ async def test_a_topic_of_which_nothing_is_left_leaves_nothing() -> None:
     assert not broker._topics
 
 
-async def test_a_topic_that_is_used_again_is_forgotten_later() -> None:
-    broker = MemoryBroker(topics=2)
+async def kept(broker: Broker, topic: str) -> int:
+    return len((await broker.page(topic, None, 100_000))[0])
+
+
+async def test_the_topic_that_was_used_least_recently_is_forgotten_first() -> None:
+    broker = MemoryBroker(size=50_000)
     for topic in ("a", "b", "a", "c"):
-        await broker.publish(topic, b"")
-    assert len((await broker.page("a", None, 9))[0]) == 2
-    assert (await broker.page("b", None, 9))[0] == []
+        await broker.publish(topic, bytes(12_000))
+    assert [await kept(broker, topic) for topic in ("a", "b", "c")] == [2, 0, 1]
 
 
 async def test_to_use_a_topic_again_forgets_no_other() -> None:
-    broker = MemoryBroker(topics=2)
+    broker = MemoryBroker(size=8000)
     async with broker.subscribe("heard", ignore):
         sent = await published(broker, b"1", topic="idle")
-        await broker.publish("heard", b"")
+        for _ in range(10):
+            await broker.publish("heard", b"")
         assert (await broker.page("idle", None, 9))[0] == sent
 
 
 async def test_what_a_forgotten_topic_had_after_the_id_is_a_reset() -> None:
-    broker = MemoryBroker(topics=1)
+    broker = MemoryBroker(size=5000)
     first, _ = await published(broker, b"1", b"2")
-    await broker.publish("other", b"")
+    await broker.publish("other", bytes(2000))
     async with broker.subscribe("t", ignore, first.id) as backlog:
         assert (backlog.events, backlog.reset) == ([], True)
 
@@ -134,26 +139,57 @@ async def test_an_id_with_something_behind_it_is_malformed() -> None:
     assert (await broker.page("t", sent[0].id + "x", 9))[0] == sent
 
 
-async def test_the_least_used_topic_without_subscribers_is_forgotten() -> None:
-    broker = MemoryBroker(topics=2)
+async def test_a_topic_that_was_forgotten_is_one_that_had_nothing_since() -> None:
+    broker = MemoryBroker(size=5000)
+    (lost,) = await published(broker, b"1", topic="idle")
+    await broker.publish("other", bytes(2000))
+    assert await kept(broker, "idle") == 0
+    async with broker.subscribe("idle", ignore, lost.id) as backlog:
+        assert not backlog.reset  # nothing came after it
+    async with broker.subscribe("idle", ignore, "0-0") as backlog:
+        assert backlog.reset
+
+
+async def test_what_is_listened_to_goes_on_without_its_history() -> None:
+    broker, got = MemoryBroker(size=9000), list[Event]()
+    async with broker.subscribe("heard", got.append):
+        first, second = await published(broker, bytes(1000), bytes(1000), topic="heard")
+        (last,) = await published(broker, bytes(3000), topic="other")
+        assert (await kept(broker, "heard"), await kept(broker, "other")) == (0, 1)
+        async with broker.subscribe("heard", ignore, first.id) as backlog:
+            assert (backlog.events, backlog.position, backlog.reset) == ([], last.id, True)
+        (third,) = await published(broker, b"3", topic="heard")
+    assert got == [first, second, third]
+    async with broker.subscribe("heard", ignore, first.id) as backlog:
+        assert (backlog.events, backlog.reset) == ([third], True)
+
+
+async def test_an_id_from_before_what_was_forgotten_is_a_reset_when_all_have_left() -> None:
+    broker = MemoryBroker(size=9000)
     async with broker.subscribe("heard", ignore):
-        await broker.publish("heard", b"")
-        (lost,) = await published(broker, b"", topic="idle")
-        await broker.publish("new", b"")
-        assert len((await broker.page("heard", None, 9))[0]) == 1
-        assert (await broker.page("idle", None, 9))[0] == []
-        async with broker.subscribe("idle", ignore, lost.id) as backlog:
-            assert not backlog.reset  # nothing came after it
-        async with broker.subscribe("idle", ignore, "0-0") as backlog:
-            assert backlog.reset
+        first, _ = await published(broker, bytes(1000), bytes(1000), topic="heard")
+        await broker.publish("other", bytes(3000))
+    async with broker.subscribe("heard", ignore, first.id) as backlog:
+        assert backlog.reset
 
 
-async def test_topics_that_are_all_listened_to_are_all_kept() -> None:
-    broker = MemoryBroker(topics=1)
-    async with broker.subscribe("a", ignore), broker.subscribe("b", ignore):
-        await broker.publish("a", b"")
-        await broker.publish("b", b"")
-    assert (await broker.page("a", None, 9))[0]
+async def test_it_takes_no_more_memory_than_its_size() -> None:
+    broker = MemoryBroker(size=4_000_000, history=100)
+    tracemalloc.start()
+    for number in range(30_000):
+        await broker.publish(f"topic {number % 10_000 if number % 2 else 0}", bytes(number % 500))
+    taken, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 2_000_000 < taken < peak < 4_400_000
+    assert await kept(broker, "topic 0") == 100
+
+
+async def test_an_event_larger_than_all_that_is_kept_is_delivered_and_not_kept() -> None:
+    broker, got = MemoryBroker(size=1000), list[Event]()
+    async with broker.subscribe("t", got.append):
+        sent = await published(broker, bytes(2000), b"")
+    assert got == sent
+    assert await kept(broker, "t") == 0
 
 
 async def test_a_subscriber_that_fails_does_not_keep_the_others_from_theirs(

@@ -5,7 +5,7 @@ import socket
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -23,7 +23,7 @@ class News:
         self.streams = Streams(**options)  # type: ignore[arg-type]  # a test names the ones it needs
         self.sends: list[Callable[[bytes], None]] = []
         self.asked: list[str | None] = []
-        self.backlog: tuple[Sequence[bytes], str, bool] = ([], "7-0", False)
+        self.backlog: tuple[Iterable[bytes], str, bool] = ([], "7-0", False)
         self.expires_at = math.inf
         self.url = ""
         self.runner: web.AppRunner | None = None
@@ -31,7 +31,7 @@ class News:
     @asynccontextmanager
     async def source(
         self, send: Callable[[bytes], None], after: str | None
-    ) -> AsyncIterator[tuple[Sequence[bytes], str, bool]]:
+    ) -> AsyncIterator[tuple[Iterable[bytes], str, bool]]:
         self.asked.append(after)
         self.sends.append(send)
         try:
@@ -187,7 +187,7 @@ async def test_a_client_that_leaves_while_the_source_opens_is_no_error(
     @asynccontextmanager
     async def late(
         send: Callable[[bytes], None], after: str | None
-    ) -> AsyncIterator[tuple[Sequence[bytes], str, bool]]:
+    ) -> AsyncIterator[tuple[Iterable[bytes], str, bool]]:
         async with plain(send, after) as backlog:
             await until(lambda: requests[0].transport is None)
             yield backlog
@@ -209,7 +209,7 @@ async def test_what_is_published_while_the_source_opens_follows_the_backlog() ->
     @asynccontextmanager
     async def eager(
         send: Callable[[bytes], None], after: str | None
-    ) -> AsyncIterator[tuple[Sequence[bytes], str, bool]]:
+    ) -> AsyncIterator[tuple[Iterable[bytes], str, bool]]:
         async with plain(send, after) as backlog:
             send(sse_chunk(b"b"))
             yield backlog
@@ -240,7 +240,7 @@ async def test_an_error_of_the_source_is_still_an_http_answer() -> None:
     @asynccontextmanager
     async def down(
         send: Callable[[bytes], None], after: str | None
-    ) -> AsyncIterator[tuple[Sequence[bytes], str, bool]]:
+    ) -> AsyncIterator[tuple[Iterable[bytes], str, bool]]:
         raise web.HTTPServiceUnavailable
         yield
 
@@ -360,6 +360,29 @@ async def test_a_long_backlog_is_no_reason_to_drop_a_client() -> None:
         peer.close()
 
 
+async def test_a_backlog_is_taken_no_faster_than_its_client_reads() -> None:
+    news, taken = News(), list[bytes]()
+
+    def missed() -> Iterator[bytes]:
+        for number in range(200):
+            taken.append(b"%d" % number * 30_000)
+            yield sse_chunk(taken[-1])
+
+    news.backlog = (missed(), "9-0", False)
+    async with serving(news):
+        peer, received = await news.raw(), bytearray()
+        (stream,) = news.streams.streams
+        await until(lambda: stream.response is not None)
+        assert 0 < len(taken) < 200
+        news.publish(b"after")
+        async with asyncio.timeout(5):
+            while b"data: after\n" not in received[-50:]:
+                received += await asyncio.get_running_loop().sock_recv(peer, 2**20)
+        peer.close()
+    assert len(taken) == 200
+    assert re.findall(rb"data: (\w+)\n", received) == [*taken, b"after"]
+
+
 async def test_an_open_stream_keeps_no_headers_that_were_sent() -> None:
     news = News()
     async with serving(news) as session, session.get(news.url) as response:
@@ -438,6 +461,7 @@ async def test_an_open_stream_keeps_nothing_of_its_backlog() -> None:
         news.backlog = ([], "9-0", False)
         assert [await block(response) for _ in range(4)][1:] == missed
         assert {sys.getrefcount(chunk) for chunk in missed} == {3}  # the list, `chunk`, the call
+        assert [stream.backlog for stream in news.streams.streams] == [pattern.NOTHING]
 
 
 async def test_nothing_is_sent_to_a_stream_that_has_ended() -> None:

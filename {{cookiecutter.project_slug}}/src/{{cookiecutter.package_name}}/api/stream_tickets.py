@@ -12,15 +12,15 @@ from .keys import TICKETS
 
 __all__ = ["issue_ticket"]
 
+StreamPath = Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=512, examples=["/streams/7"])]
+
 
 class TicketRequest(BaseModel):
     """The path of the stream to open."""
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Annotated[
-        str, Field(pattern=r"^/[!-~]*$", max_length=512, examples=["/api/v1/streams/7"])
-    ]
+    path: StreamPath
 
 
 class Ticket(BaseModel):

@@ -33,8 +33,10 @@ __all__ = ["Backlog", "Broker", "Deliver", "Event", "MemoryBroker"]
 
 ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 BATCH = 200  # deliveries in one go: at about 5 us each this holds the loop for a millisecond
+EVENT, TOPIC = 200, 2000  # bytes that each takes beside its payload
 LOGGER = logging.getLogger(__name__)
 Key = tuple[int, int]
+Now = Callable[[], float]
 
 
 class Event(NamedTuple):
@@ -57,34 +59,33 @@ class Broker(Protocol):
 
     async def publish(self, topic: str, payload: bytes) -> Event:
         """Append to the topic; the answer bears the id."""
-        ...
 
     async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
         """The oldest kept events after `after`, and whether there are more."""
-        ...
 
     def subscribe(
         self, topic: str, deliver: Deliver, after: str | None = None
     ) -> AbstractAsyncContextManager[Backlog]:
         """Deliver while it is open; with `after`, the backlog ends where delivery begins."""
-        ...
 
 
 class _Topic:
-    def __init__(self, floor: str, history: int) -> None:
+    def __init__(self, floor: str) -> None:
         self.floor = floor  # every event of the topic with a greater id is still kept
-        self.events: deque[Event] = deque(maxlen=history)
+        self.events: deque[Event] = deque()
         self.subscribers: dict[_Subscription, None] = {}  # in the order in which they came
         self.pending, self.turn = 0, asyncio.Lock()
 
+    def shorten(self) -> int:  # by the oldest event, which took so many bytes
+        self.floor, payload = self.events.popleft()
+        return EVENT + len(payload)
+
 
 class MemoryBroker:
-    """Keeps `history` events a topic, and at most `topics` topics unless more are listened to."""
+    """Keeps `history` events a topic; beyond `size` bytes, those used least lose their oldest."""
 
-    def __init__(
-        self, *, history: int = 1000, topics: int = 10_000, now: Callable[[], float] = time.time
-    ) -> None:
-        self._history, self._limit, self._now = history, topics, now
+    def __init__(self, *, history: int = 1000, size: int = 2**28, now: Now = time.time) -> None:
+        self._history, self._size, self._now, self._taken = history, size, now, 0
         self._last = (int(now() * 1000), 0)
         self._floor = _text(self._last)
         self._topics: dict[str, _Topic] = {}
@@ -92,13 +93,15 @@ class MemoryBroker:
     async def publish(self, topic: str, payload: bytes) -> Event:
         """Append and deliver. The publisher waits for a long delivery: that is the backpressure."""
         state = self._open(topic)
-        milliseconds = int(self._now() * 1000)
-        ms, seq = self._last
-        self._last = (milliseconds, 0) if milliseconds > ms else (ms, seq + 1)
+        now, (ms, seq) = int(self._now() * 1000), self._last
+        self._last = (now, 0) if now > ms else (ms, seq + 1)
         event = Event(_text(self._last), payload)
-        if len(state.events) == self._history:
-            state.floor = state.events[0].id
         state.events.append(event)
+        self._taken += EVENT + len(payload)
+        if len(state.events) > self._history:
+            self._taken -= state.shorten()
+        if self._taken > self._size:
+            self._make_room()
         if not state.pending and len(state.subscribers) <= BATCH:
             _deliver(tuple(state.subscribers), event)
         else:
@@ -126,10 +129,8 @@ class MemoryBroker:
         return Backlog(events, _text(self._last), reset)
 
     def _leave(self, subscription: "_Subscription") -> None:
-        state = self._topics[subscription.topic]
-        del state.subscribers[subscription]
-        if not state.events and not state.subscribers:
-            del self._topics[subscription.topic]
+        del self._topics[subscription.topic].subscribers[subscription]
+        self._close_unused(subscription.topic)
 
     def _after(self, topic: str, key: Key, count: int | None = None) -> list[Event]:
         events = self._topics[topic].events if topic in self._topics else deque[Event]()
@@ -138,13 +139,22 @@ class MemoryBroker:
 
     def _open(self, topic: str) -> _Topic:
         # Taken out and put back: the dict is ordered by last use.
-        state = self._topics.pop(topic, None) or _Topic(self._floor, self._history)
-        if len(self._topics) >= self._limit:
-            idle = (name for name, other in self._topics.items() if not other.subscribers)
-            if (name := next(idle, None)) is not None:
-                self._floor = max(self._floor, self._topics.pop(name).events[-1].id, key=_key)
+        self._taken += 0 if topic in self._topics else TOPIC
+        state = self._topics.pop(topic, None) or _Topic(self._floor)
         self._topics[topic] = state
         return state
+
+    def _make_room(self) -> None:
+        for topic, state in tuple(self._topics.items()):
+            while state.events and self._taken > 0.9 * self._size:  # so that this is rare
+                self._taken -= state.shorten()
+            self._close_unused(topic)
+
+    def _close_unused(self, topic: str) -> None:
+        state = self._topics[topic]
+        if not state.events and not state.subscribers:
+            self._floor = max(self._floor, self._topics.pop(topic).floor, key=_key)
+            self._taken -= TOPIC
 
 
 @dataclass(slots=True, eq=False)  # a generator would take six times the memory while it is open

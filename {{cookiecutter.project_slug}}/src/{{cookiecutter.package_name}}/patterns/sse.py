@@ -22,7 +22,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
@@ -36,8 +36,10 @@ HEADERS = {
     hdrs.CACHE_CONTROL: "no-store, no-transform",
     "X-Accel-Buffering": "no",
 }
-# The chunks that were missed, the id to resume from until another comes, and whether some are lost.
-Backlog = tuple[Sequence[bytes], str, bool]
+NOTHING: Iterator[bytes] = iter(())
+# The chunks that were missed, which are taken as the client reads them, the id to resume from until
+# another comes, and whether some are lost.
+Backlog = tuple[Iterable[bytes], str, bool]
 # While it is open, the callable gets each `sse_chunk` that follows the id (None: from now on).
 Source = Callable[[Callable[[bytes], None], str | None], AbstractAsyncContextManager[Backlog]]
 
@@ -79,13 +81,12 @@ class Streams:
         response.force_close()  # a stream leaves nothing to reuse
         if request.method == hdrs.METH_HEAD or request.transport is None:
             return response
-        stream = _Stream(self, request.protocol, request.transport, self.queue, expires_at)
+        stream = _Stream(self, request.protocol, request.transport, expires_at)
         self.streams.add(stream)
         try:
             after = request.headers.get("Last-Event-ID")
             async with source(stream.send, after) as backlog:
-                stream.queue[:0] = self._opening(after, backlog)
-                stream.limit += len(backlog[0])
+                stream.backlog = self._opening(after, backlog)
                 del backlog  # or what was sent stays for as long as the stream
                 if self.draining:
                     stream.end(self._goodbye())
@@ -110,12 +111,14 @@ class Streams:
         while self.streams:  # noqa: ASYNC110  # once in a process's life
             await asyncio.sleep(0.01)
 
-    def _opening(self, after: str | None, backlog: Backlog) -> list[bytes]:
-        chunks, at, reset = backlog
+    def _opening(self, after: str | None, backlog: Backlog) -> Iterator[bytes]:
+        missed, at, reset = iter(backlog[0]), *backlog[1:]
+        first = next(missed, b"")
         # Lets a client that has not received any event yet resume without a gap, too.
-        here = f"id: {at}\n" if not chunks and (reset or after is None) else ""
-        first = f"retry: {self.retry * 1000:.0f}\n: open\n{here}\n".encode()
-        return [first, *([sse_chunk(b"{}", event="reset")] if reset else []), *chunks]
+        here = f"id: {at}\n" if not first and (reset or after is None) else ""
+        yield f"retry: {self.retry * 1000:.0f}\n: open\n{here}\n".encode()
+        yield (sse_chunk(b"{}", event="reset") if reset else b"") + first
+        yield from missed
 
     def _goodbye(self) -> bytes:
         return b"retry: %d\n\n" % random.uniform(1000, self.restart * 1000)  # noqa: S311
@@ -126,9 +129,9 @@ class _Stream:  # stands before aiohttp's protocol, to see at once that the conn
     streams: Streams
     protocol: web.RequestHandler
     transport: asyncio.Transport
-    limit: int
     expires_at: float  # Unix time
     response: web.StreamResponse | None = None
+    backlog: Iterator[bytes] = NOTHING
     queue: list[bytes] = field(default_factory=list[bytes])  # a deque or Event would be 760 bytes
     ended: bool = False
     done: asyncio.Future[None] = field(init=False)
@@ -158,13 +161,17 @@ class _Stream:  # stands before aiohttp's protocol, to see at once that the conn
         if not self.ended and not self.transport.is_closing():
             self.queue.append(chunk)
             self.flush()
-            if len(self.queue) > self.limit:
+            if len(self.queue) > self.streams.queue:
                 self.streams.dropped += 1
                 self.transport.abort()
 
     def flush(self) -> None:
-        while self.queue and self.response is not None and not self.protocol.writing_paused:
-            sending = self.response.write(self.queue.pop(0))
+        while self.response is not None and not self.protocol.writing_paused:
+            chunk = next(self.backlog, b"") or (self.queue.pop(0) if self.queue else b"")
+            if not chunk:
+                self.backlog = NOTHING  # used up; a generator is 300 bytes
+                break
+            sending = self.response.write(chunk)
             with LEFT:
                 sending.send(None)  # written at once; what it would wait for is the drain
             sending.close()

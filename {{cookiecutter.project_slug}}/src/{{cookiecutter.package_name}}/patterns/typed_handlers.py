@@ -133,9 +133,7 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called if isinstance(called, web.Request) else called.request
-        values: dict[str, object] = dict.fromkeys(given, request)
-        if called is not request:
-            values |= dict.fromkeys(itself, called)
+        values: dict[str, object] = dict.fromkeys(given, request) | dict.fromkeys(itself, called)
         errors: Errors = []
         for name, part in parts.items():
             try:
