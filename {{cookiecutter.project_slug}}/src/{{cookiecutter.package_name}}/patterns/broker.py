@@ -52,21 +52,21 @@ class Backlog(NamedTuple):
 
 # Called for one event after the other, in order. It is no coroutine: nobody can hold up the others.
 Deliver = Callable[[Event], None]
+Page = tuple[Sequence[Event], bool]
 
 
 class Broker(Protocol):
-    """Ids that are malformed or unknown are never an error: they reach back to nothing."""
+    """Ids that are malformed or unknown are never an error: they reach back to nothing.
 
-    async def publish(self, topic: str, payload: bytes) -> Event:
-        """Append to the topic; the answer bears the id."""
+    `publish` appends; the answer bears the id. `page`: the oldest kept events after `after`, and
+    whether there are more. `subscribe` delivers while open; its backlog ends where delivery begins.
+    """
 
-    async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
-        """The oldest kept events after `after`, and whether there are more."""
-
+    async def publish(self, topic: str, payload: bytes) -> Event: ...
+    async def page(self, topic: str, after: str | None, limit: int) -> Page: ...
     def subscribe(
         self, topic: str, deliver: Deliver, after: str | None = None
-    ) -> AbstractAsyncContextManager[Backlog]:
-        """Deliver while it is open; with `after`, the backlog ends where delivery begins."""
+    ) -> AbstractAsyncContextManager[Backlog]: ...
 
 
 class _Topic:
@@ -110,7 +110,7 @@ class MemoryBroker:
             await asyncio.shield(asyncio.create_task(_in_turn(state, event, self._last)))
         return event
 
-    async def page(self, topic: str, after: str | None, limit: int) -> tuple[Sequence[Event], bool]:
+    async def page(self, topic: str, after: str | None, limit: int) -> Page:
         events = self._after(topic, _key(after), limit + 1)
         return events[:limit], len(events) > limit
 

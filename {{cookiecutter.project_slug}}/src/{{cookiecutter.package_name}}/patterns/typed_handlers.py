@@ -133,7 +133,7 @@ def typed(handler: Callable[..., Awaitable[object]]) -> Typed:
     @wraps(handler)
     async def call(called: web.Request | web.View) -> web.StreamResponse:
         request = called if isinstance(called, web.Request) else called.request
-        values: dict[str, object] = dict.fromkeys(given, request) | dict.fromkeys(itself, called)
+        values: dict[str, object] = {n: called if n in itself else request for n in given}
         errors: Errors = []
         for name, part in parts.items():
             try:
