@@ -45,7 +45,7 @@ class Download:
             run(UV, "pip", "install", "--python", python, *wanted, env=env)
         else:
             run(sys.executable, "-m", "venv", str(venv), env=OFFLINE)
-            run(python, "-m", "pip", "install", *wanted, env=OFFLINE)
+            run(python, "-m", "pip", "install", "--no-compile", *wanted, env=OFFLINE)
         return venv
 
 

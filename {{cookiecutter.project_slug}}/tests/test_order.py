@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -97,6 +98,15 @@ async def test_health_is_answered_however_full_the_service_is() -> None:
     async with full_service() as (_, ask):
         assert (await ask("/slow"))[0] == 503
         assert (await ask("/livez"))[0] == 200
+
+
+async def test_who_is_too_slow_is_cut_off() -> None:
+    async with full_service() as (runner, _):
+        assert runner.server is not None
+        found = [each.transport for each in runner.server.connections if each.transport is not None]
+        sockets = [transport.get_extra_info("socket") for transport in found]
+        bounds = [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for each in sockets]
+    assert bounds == [30_000, 30_000]
 
 
 async def test_a_refusal_while_draining_ends_the_connection() -> None:

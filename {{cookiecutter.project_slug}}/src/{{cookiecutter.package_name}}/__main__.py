@@ -24,7 +24,7 @@ from .patterns.parser_errors import parser_problems
 from .patterns.request_id import current_ids
 from .patterns.security_headers import API_HEADERS
 from .patterns.server_noise import quiet_noise
-from .patterns.slow_readers import cut_off_slow_readers
+from .patterns.slow_clients import cut_off_slow_clients
 from .settings import Settings, SettingsError, load_settings
 
 logger = logging.getLogger(__package__)
@@ -101,12 +101,12 @@ async def _serve(settings: Settings, write: Callable[[bytes], object]) -> None:
 
 
 def before_routing(runner: web.AppRunner) -> None:
-    """See to what no middleware sees: what is no HTTP, what is too much, and who does not read."""
+    """See to what no middleware sees: what is no HTTP, what is too much, and who is too slow."""
     server = runner.server
     if server is not None:
         server.request_factory = parser_problems(server.request_factory, API_HEADERS)
         refuse_early(server, runner.app[GATE]())
-        cut_off_slow_readers(server)
+        cut_off_slow_clients(server)
 
 
 def _allow_files() -> None:

@@ -1,4 +1,4 @@
-# Circulates, and is wrong: ../slow_readers.md says how. Not for copying.
+# Circulates, and is wrong: ../slow_clients.md says how. Not for copying.
 
 import asyncio
 

@@ -1,1 +1,0 @@
-../../../{{cookiecutter.project_slug}}/src/{{cookiecutter.package_name}}/patterns/slow_readers.py

@@ -1,0 +1,1 @@
+../../../{{cookiecutter.project_slug}}/tests/patterns/test_slow_clients.py

@@ -1,1 +1,0 @@
-../../../{{cookiecutter.project_slug}}/tests/patterns/test_slow_readers.py
