@@ -27,7 +27,7 @@ demo: $(DEMO)/.installed ## Generate the default service into demo/ and run it o
 	@$(MAKE) --no-print-directory -C demo/my-service run
 
 test: $(TEST)/.installed $(OLDEST)/.installed ## Run the tests: the template's own and the generated services'
-	$(OLDEST)/bin/python -m pytest tests/test_answers.py tests/test_bake.py tests/lift/test_sub_template.py
+	$(OLDEST)/bin/python -m pytest tests/test_answers.py & $(OLDEST)/bin/python -m pytest tests/test_bake.py tests/lift/test_sub_template.py && wait $$!
 	$(TEST)/bin/python -m pytest
 
 matrix: $(TEST)/.installed ## Run what is generated on every Python, with uv and without (PYTHONS="...")

@@ -195,6 +195,7 @@ def test_the_audit_runs_without_make(without_make: Shell, advisories: dict[str, 
 def test_every_command_for_agents_succeeds(with_make: Shell, advisories: dict[str, str]) -> None:
     commands = agents_commands(with_make.service.read("AGENTS.md"))
     assert len(commands) == len({*commands}) > 10
+    commands.remove("make check")  # a minute, and test_generated.py runs it thrice
     before, after = commands[: commands.index("make run")], commands[commands.index("make run") :]
     for command in before:
         succeed(with_make, command)
