@@ -1551,23 +1551,28 @@ def right_gate():
     return app_with(), lambda server: module.refuse_early(server, gate)
 
 
-@case("early_refusal", wrong=wrong_gate, right=right_gate)
-async def a_full_server_does_not_parse_what_it_refuses(subject):
-    app, prepare = subject
+@asynccontextmanager
+async def listening(app, prepare):
+    """A server that `prepare` was given before it listened, and its URL."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
     await runner.setup()
     prepare(runner.server)
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
-            for _ in range(50):
-                async with session.get("/") as response:
-                    expect(response.status == 503, f"a refusal is answered {response.status}")
-        made = runner.server.requests_count
-        expect(not made, f"50 refusals: {made} requests were parsed and given a task each")
+        yield runner.server, f"http://{host}:{port}"
     finally:
         await runner.cleanup()
+
+
+@case("early_refusal", wrong=wrong_gate, right=right_gate)
+async def a_full_server_does_not_parse_what_it_refuses(subject):
+    async with listening(*subject) as (server, url), aiohttp.ClientSession(url) as session:
+        for _ in range(50):
+            async with session.get("/") as response:
+                expect(response.status == 503, f"a refusal is answered {response.status}")
+        made = server.requests_count
+    expect(not made, f"50 refusals: {made} requests were parsed and given a task each")
 
 
 def wrong_clients():
@@ -1585,26 +1590,18 @@ async def held(subject, request):
     async def large(request):
         return web.Response(body=bytes(16 * 2**20))
 
-    app, prepare = subject
-    app.router.add_get("/large", large)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
-    await runner.setup()
-    prepare(runner.server)
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        client = await raw(f"http://{host}:{port}", request, small=True)
+    subject[0].router.add_get("/large", large)
+    async with listening(*subject) as (server, url):
+        client = await raw(url, request, small=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(2):
-                while not runner.server.connections:
+                while not server.connections:
                     await asyncio.sleep(0.01)
-                while runner.server.connections:
+                while server.connections:
                     await asyncio.sleep(0.01)
-        count = len(runner.server.connections)
+        count = len(server.connections)
         client.close()
-        return count
-    finally:
-        await runner.cleanup()
+    return count
 
 
 @case("slow_clients", wrong=wrong_clients, right=right_clients)

@@ -140,7 +140,7 @@ async def test_the_wiring_of_the_docstring_works() -> None:
     body = textwrap.indent(textwrap.dedent(block), "    ")
     names = {"cut_off_slow_clients": cut_off_slow_clients, "runner": runner}
     exec(f"async def wire():\n{body}", names)  # noqa: S102
-    await names["wire"]()  # type: ignore[operator]
+    await names["wire"]()  # type: ignore[operator]  # made by the line above
     assert runner.server is not None
     assert "connection_made" in vars(runner.server)
     await runner.cleanup()
